@@ -1,0 +1,170 @@
+//! What the rest of the house knows of a store.
+
+use counter::{Applied, Batch, JournalId, OwnerId, Seq, StoreId};
+
+/// Why a store did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// It may pass: no connection, a time-out, a restart, a deadlock. Nothing is known of the
+    /// call's effect. Try again.
+    #[error("the store is away: {0}")]
+    Unavailable(String),
+    /// It won't pass by itself: wrong password, wrong encoding, no permission, a schema that a
+    /// newer version wrote. The text says what to do.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// Why a watermark did not move. In each case nothing was written, save where
+/// [`Unavailable`](StoreError::Unavailable) leaves it open.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// The call failed; apply the same batch again.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Another start owns the journal: its data directory was copied, or replaced.
+    #[error("journal {journal} now belongs to another instance (owner {owner})")]
+    Fenced {
+        /// The journal in question.
+        journal: JournalId,
+        /// Who owns it now.
+        owner: OwnerId,
+    },
+    /// The store's watermark is not where this batch begins, nor where it ends, or its row is
+    /// gone (then it counts as 0): a failover or a restore lost what had been applied.
+    #[error("the store's watermark is {watermark}, which is not the {expected} that it had confirmed")]
+    Forgot {
+        /// What the store holds.
+        watermark: Seq,
+        /// What it should hold.
+        expected: Seq,
+    },
+}
+
+/// Why a journal could not be claimed.
+#[derive(Debug, thiserror::Error)]
+pub enum ClaimError {
+    /// The call failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The journal's row is no longer as it was seen: look again before claiming.
+    #[error("the journal's row changed between the look and the claim")]
+    Moved,
+}
+
+/// Why the totals could not be loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The call failed; what was handed over so far is void.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The receiver gave up, with this reason.
+    #[error("{0}")]
+    Stopped(String),
+}
+
+/// A journal's row in the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// The start that owns it.
+    pub owner: OwnerId,
+    /// The highest seq of the journal that the store holds.
+    pub watermark: Seq,
+}
+
+/// Which start of which journal writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// The journal.
+    pub journal: JournalId,
+    /// This start of its instance.
+    pub owner: OwnerId,
+}
+
+/// The one connection over which an instance writes. The flusher owns it; calls block, each for
+/// a bounded time.
+pub trait Store: Send {
+    /// Makes the store ready: creates the database where it is missing, migrates it (safe when
+    /// several start at once), and tells its id.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    fn prepare(&mut self) -> Result<StoreId, StoreError>;
+
+    /// The journal's row, if there is one. Changes nothing.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    fn standing(&mut self, journal: JournalId) -> Result<Option<Standing>, StoreError>;
+
+    /// Makes `claim.owner` the owner of the journal, provided that its row still is as `seen`
+    /// (`None`: still missing; it is made, with watermark 0).
+    ///
+    /// # Errors
+    /// [`ClaimError::Moved`] where the row is not as `seen`.
+    fn claim(&mut self, claim: &Claim, seen: Option<Standing>) -> Result<(), ClaimError>;
+
+    /// Hands every total to `each`, in any order, and returns the journal's watermark of the same
+    /// snapshot. `each` may stop it with a reason.
+    ///
+    /// # Errors
+    /// See [`LoadError`].
+    fn load(
+        &mut self,
+        journal: JournalId,
+        each: &mut dyn FnMut(&str, i64) -> Result<(), String>,
+    ) -> Result<Seq, LoadError>;
+
+    /// Applies `batch` in one transaction: the watermark moves from `batch.from()` to
+    /// `batch.upto()` (if `claim` still owns the journal), ids in order, keys in order. Where the
+    /// watermark is found at `batch.upto()` already, an earlier attempt was committed, and the
+    /// totals are read. What the store refuses for good (a total past 64 bits, a constraint) is
+    /// set aside in the same transaction.
+    ///
+    /// # Errors
+    /// See [`ApplyError`].
+    fn apply(&mut self, claim: &Claim, batch: &Batch) -> Result<Applied, ApplyError>;
+}
+
+/// Totals of some keys as one snapshot saw them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    /// The watermark of the asking instance's journal: what of it these totals contain.
+    pub watermark: Seq,
+    /// One for each key that was asked for, in the same order; `None` where there is no such key.
+    pub totals: Vec<Option<i64>>,
+}
+
+/// Which keys a page wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PageQuery<'a> {
+    /// Keys begin with this; empty for all.
+    pub prefix: &'a str,
+    /// Keys come after this one, bytewise; `None` from the first.
+    pub after: Option<&'a str>,
+    /// At most so many.
+    pub limit: u32,
+}
+
+/// A second connection, for reads alone. Calls block, each for a bounded time (at most a few
+/// seconds: somebody waits for the answer).
+pub trait StoreReader: Send {
+    /// The totals of `keys`, and the watermark of `journal` in the same snapshot.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    fn totals(&mut self, journal: JournalId, keys: &[&str]) -> Result<Snapshot, StoreError>;
+
+    /// Keys in bytewise order.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    fn page(&mut self, query: &PageQuery<'_>) -> Result<Vec<String>, StoreError>;
+
+    /// The watermarks of all journals but `journal`: when they are as they were, no other
+    /// instance has changed a total.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    fn others(&mut self, journal: JournalId) -> Result<Vec<(JournalId, Seq)>, StoreError>;
+}
