@@ -1,1 +1,5 @@
-//! x
+//! The single writer of incrementer.
+
+mod front;
+
+pub use front::{Counted, Front, Page, PageRequest, Refusal};
