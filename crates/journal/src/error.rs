@@ -1,0 +1,112 @@
+//! What can go wrong, and what to do about it.
+
+use std::io;
+
+/// A write or sync that failed. The journal takes nothing any more; the process has to end, and
+/// the next start makes durable again what it can read.
+#[derive(Debug, thiserror::Error)]
+#[error("the journal failed: could not {action} {file}: {source}")]
+pub struct Fatal {
+    /// What was being done.
+    pub action: &'static str,
+    /// With which file of the journal's directory.
+    pub file: String,
+    /// The operating system's words.
+    pub source: io::Error,
+}
+
+/// Why a record can't be taken now. Nothing was written.
+#[derive(Debug, thiserror::Error)]
+pub enum NoRoom {
+    /// `journal.max_bytes` are pending.
+    #[error("the journal is full: {max_bytes} bytes wait for the store")]
+    Full {
+        /// The limit.
+        max_bytes: u64,
+    },
+    /// The disk has no room for the next segment. It is tried again, at most once a second.
+    #[error("the disk has no room for the journal's next segment: {reason}")]
+    DiskFull {
+        /// The operating system's words.
+        reason: String,
+    },
+    /// No segment could hold it.
+    #[error("a record holds at most {max_bytes} bytes")]
+    TooLarge {
+        /// The limit for a record's payload.
+        max_bytes: u64,
+    },
+    /// Preparing the next segment failed in a way that won't pass.
+    #[error(transparent)]
+    Fatal(#[from] Fatal),
+}
+
+/// Why a journal could not be opened. Nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The operating system refused.
+    #[error("could not {action} {file} of the journal: {source}")]
+    Io {
+        /// What was being done.
+        action: &'static str,
+        /// With which file of the journal's directory.
+        file: String,
+        /// The operating system's words.
+        source: io::Error,
+    },
+    /// What was durable is no longer readable.
+    #[error(
+        "the journal is damaged: {file} at offset {offset}: {what}. Increments that were \
+         acknowledged may be in the damaged part, so the server doesn't start. Ways out: restore \
+         the file from a copy of the same data directory; or see with `incrementer journal verify` \
+         and `incrementer journal inspect` what is readable, then move the data directory away and \
+         start with an empty one (the store keeps all that was flushed)"
+    )]
+    Damaged {
+        /// The segment.
+        file: String,
+        /// Where, in bytes from its start.
+        offset: u64,
+        /// What is wrong there.
+        what: String,
+    },
+    /// The identity file is missing or unreadable although there are segments.
+    #[error(
+        "the journal's file {file} is {what}, but the directory holds segments of a journal. Restore \
+         it from a copy of the same data directory, or move the directory away and start with an \
+         empty one (increments that were not flushed stay in the one moved away)"
+    )]
+    Identity {
+        /// Its name.
+        file: &'static str,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// A newer version wrote it.
+    #[error(
+        "{file} at offset {offset} was written by a newer version of incrementer ({what}). Start that \
+         version, or let it flush and stop before going back to this one"
+    )]
+    Newer {
+        /// The segment.
+        file: String,
+        /// Where, in bytes from its start.
+        offset: u64,
+        /// What this version doesn't know.
+        what: String,
+    },
+}
+
+impl OpenError {
+    pub(crate) fn io(action: &'static str, file: &str) -> impl FnOnce(io::Error) -> Self {
+        let file = file.to_owned();
+        move |source| Self::Io { action, file, source }
+    }
+}
+
+impl Fatal {
+    pub(crate) fn new(action: &'static str, file: &str) -> impl FnOnce(io::Error) -> Self {
+        let file = file.to_owned();
+        move |source| Self { action, file, source }
+    }
+}

@@ -1,0 +1,379 @@
+//! The open journal: appending, group commit, trimming.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use counter::{Seq, StoreId};
+
+use crate::disk::{Disk, DiskFile, Job};
+use crate::error::{Fatal, NoRoom};
+use crate::format::{Kind, RECORDS_START, Record, RecordBuffer, SegmentHeader, record_bytes, segment_name};
+use crate::identity::Identity;
+use crate::prepare::Preparation;
+
+/// How many trimmed segments are kept to be written over.
+const SPARES: usize = 1;
+
+/// Where salts and ids come from: 64 random bits at each call.
+pub type Entropy = Arc<dyn Fn() -> u64 + Send + Sync>;
+
+/// How large a journal may be.
+#[derive(Clone)]
+pub struct Options {
+    /// The size of a segment file in bytes. Overwriting one that exists halves the time of a
+    /// commit, so they are prepared whole and recycled.
+    pub segment_bytes: u64,
+    /// How many bytes of segments may wait for the store; at least four segments.
+    pub max_bytes: u64,
+    /// Where randomness comes from.
+    pub entropy: Entropy,
+}
+
+impl Options {
+    /// With the operating system's randomness.
+    #[must_use]
+    pub fn new(segment_bytes: u64, max_bytes: u64) -> Self {
+        // A salt that repeats would only matter together with a torn write, so a generator
+        // without randomness falls back on the time.
+        let entropy = || {
+            getrandom::u64().unwrap_or_else(|_| {
+                let since = std::time::UNIX_EPOCH.elapsed().unwrap_or_default();
+                since.as_nanos() as u64
+            })
+        };
+        Self { segment_bytes, max_bytes, entropy: Arc::new(entropy) }
+    }
+}
+
+impl fmt::Debug for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { segment_bytes, max_bytes, entropy: _ } = self;
+        f.debug_struct("Options").field("segment_bytes", segment_bytes).field("max_bytes", max_bytes).finish()
+    }
+}
+
+/// A segment that is kept.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Segment {
+    pub(crate) number: u64,
+    pub(crate) first: Seq,
+    pub(crate) bytes: u64,
+}
+
+impl Segment {
+    pub(crate) fn of(header: &SegmentHeader) -> Self {
+        Self { number: header.number, first: header.first, bytes: header.bytes }
+    }
+}
+
+/// The segment that is appended to.
+#[derive(Debug)]
+pub(crate) struct Active<F> {
+    pub(crate) file: F,
+    pub(crate) header: SegmentHeader,
+    pub(crate) name: String,
+    pub(crate) offset: u64,
+    pub(crate) seed: u32,
+}
+
+/// An append-only log on disk, owned by the engine's writer.
+///
+/// After [`append`](Self::append) a record survives kill -9; after [`sync`](Self::sync) also
+/// power loss. After a [`Fatal`] every further call fails: nothing is ever retried.
+#[derive(Debug)]
+pub struct Journal<D: Disk> {
+    disk: D,
+    options: Options,
+    identity: Identity,
+    /// In order; the last one is the active one, if there is any.
+    segments: VecDeque<Segment>,
+    active: Option<Active<D::File>>,
+    preparation: Preparation<D::File>,
+    last: Seq,
+    durable: Seq,
+    applied: Seq,
+    failed: bool,
+    /// What went wrong when trimmed segments were removed: another removal or reuse after it
+    /// would leave a gap in the numbers, which the next start would take for damage.
+    removal_failed: Arc<Mutex<Option<Fatal>>>,
+}
+
+impl<D: Disk> Journal<D> {
+    pub(crate) fn with(
+        disk: D,
+        options: Options,
+        identity: Identity,
+        segments: Vec<Segment>,
+        active: Option<Active<D::File>>,
+        last: Seq,
+        applied: Seq,
+    ) -> Self {
+        Self {
+            disk,
+            options,
+            identity,
+            segments: segments.into(),
+            active,
+            preparation: Preparation::Idle,
+            last,
+            durable: last,
+            applied,
+            failed: false,
+            removal_failed: Arc::default(),
+        }
+    }
+
+    /// Which journal this is, and which store it is flushed into.
+    #[must_use]
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// The seq of the newest record; 0 before the first.
+    #[must_use]
+    pub fn last(&self) -> Seq {
+        self.last
+    }
+
+    /// Every record up to here survives power loss.
+    #[must_use]
+    pub fn durable(&self) -> Seq {
+        self.durable
+    }
+
+    /// The store's watermark, as far as this journal has been told.
+    #[must_use]
+    pub fn applied(&self) -> Seq {
+        self.applied
+    }
+
+    /// The oldest record that can still be replayed; 1 in a new journal.
+    #[must_use]
+    pub fn first_kept(&self) -> Seq {
+        self.segments.front().map_or(self.last.next(), |segment| segment.first)
+    }
+
+    /// How many bytes the segments take on disk that hold what the store doesn't have yet (the
+    /// active one included).
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.segments.iter().skip(self.reusable()).map(|segment| segment.bytes).sum()
+    }
+
+    /// The longest payload that a record may have, in bytes.
+    #[must_use]
+    pub fn max_payload_bytes(&self) -> u64 {
+        self.options.segment_bytes - RECORDS_START - record_bytes(0)
+    }
+
+    /// Remembers into which store this journal is flushed, durably.
+    ///
+    /// # Errors
+    /// See [`Fatal`].
+    pub fn set_store(&mut self, store: StoreId) -> Result<(), Fatal> {
+        self.identity = Identity { store: Some(store), ..self.identity };
+        self.identity.write(&self.disk)
+    }
+
+    /// Sees to it that a record with such a payload can be appended. It waits for the next
+    /// segment only where that is being prepared right now.
+    ///
+    /// # Errors
+    /// See [`NoRoom`]. Nothing was written.
+    pub fn make_room(&mut self, payload: usize, now_ms: u64) -> Result<(), NoRoom> {
+        self.check_alive()?;
+        self.check_removals()?;
+        if payload as u64 > self.max_payload_bytes() {
+            return Err(NoRoom::TooLarge { max_bytes: self.max_payload_bytes() });
+        }
+        let need = record_bytes(payload);
+        let left = self.active.as_ref().map_or(0, |active| active.header.bytes - active.offset);
+        if left < self.options.segment_bytes / 2 {
+            self.start_preparing(now_ms);
+        }
+        if need <= left {
+            return Ok(());
+        }
+        self.preparation.look(true, now_ms).inspect_err(|_| self.failed = true)?;
+        match &self.preparation {
+            Preparation::Ready { .. } => Ok(()),
+            Preparation::NoRoom { reason, .. } => Err(NoRoom::DiskFull { reason: reason.clone() }),
+            Preparation::Idle | Preparation::Running { .. } => {
+                Err(NoRoom::Full { max_bytes: self.options.max_bytes })
+            }
+        }
+    }
+
+    /// Appends the record in `buffer`, for which [`make_room`](Self::make_room) has made room;
+    /// `accepted_ms` is when its oldest increment was accepted.
+    ///
+    /// # Errors
+    /// See [`Fatal`]: a failed write is never retried.
+    pub fn append(&mut self, kind: Kind, accepted_ms: u64, buffer: &mut RecordBuffer) -> Result<Seq, Fatal> {
+        self.check_alive()?;
+        let seq = self.last.next();
+        let need = record_bytes(buffer.len());
+        let outcome = self.write(kind, accepted_ms, need, seq, buffer);
+        self.failed |= outcome.is_err();
+        outcome.map(|()| {
+            self.last = seq;
+            seq
+        })
+    }
+
+    fn write(
+        &mut self,
+        kind: Kind,
+        accepted_ms: u64,
+        need: u64,
+        seq: Seq,
+        buffer: &mut RecordBuffer,
+    ) -> Result<(), Fatal> {
+        if self.active.as_ref().is_none_or(|active| active.header.bytes - active.offset < need) {
+            self.rotate(seq)?;
+        }
+        let Some(active) = &mut self.active else { return Err(no_segment()) };
+        let unsynced = u32::try_from(self.last.0 - self.durable.0).unwrap_or(u32::MAX);
+        let fields = Record { seq, kind, applied: self.applied, accepted_ms, unsynced, payload: &[] };
+        let bytes = buffer.seal(&fields, active.seed);
+        active.file.write_at(bytes, active.offset).map_err(Fatal::new("write to", &active.name))?;
+        active.offset += need;
+        Ok(())
+    }
+
+    /// Makes the prepared segment the active one, beginning at `first`.
+    fn rotate(&mut self, first: Seq) -> Result<(), Fatal> {
+        // Only the active segment may hold what is not durable.
+        self.sync()?;
+        let Some((number, file)) = self.preparation.take() else { return Err(no_segment()) };
+        let header = SegmentHeader {
+            journal: self.identity.journal,
+            number,
+            first,
+            salt: (self.options.entropy)(),
+            bytes: self.options.segment_bytes,
+        };
+        let name = segment_name(number);
+        file.write_at(&header.encode(), 0).map_err(Fatal::new("write to", &name))?;
+        self.segments.push_back(Segment::of(&header));
+        self.active = Some(Active { file, header, name, offset: RECORDS_START, seed: header.seed() });
+        Ok(())
+    }
+
+    /// Makes every record durable (one fdatasync, if anything was appended since the last).
+    ///
+    /// # Errors
+    /// See [`Fatal`]: a failed fdatasync is never retried.
+    pub fn sync(&mut self) -> Result<(), Fatal> {
+        self.check_alive()?;
+        if let Some(active) = self.active.as_ref().filter(|_| self.durable < self.last) {
+            let synced = active.file.sync().map_err(Fatal::new("sync", &active.name));
+            self.failed |= synced.is_err();
+            synced?;
+            self.durable = self.last;
+        }
+        Ok(())
+    }
+
+    /// The store has everything up to `upto`: segments that hold nothing newer are recycled or
+    /// removed.
+    pub fn trim(&mut self, upto: Seq) {
+        self.applied = self.applied.max(upto);
+        let extra = self.reusable().saturating_sub(SPARES);
+        let names: Vec<String> =
+            self.segments.drain(..extra).map(|segment| segment_name(segment.number)).collect();
+        if !names.is_empty() {
+            let failure = Arc::clone(&self.removal_failed);
+            self.disk.in_background(removal(self.disk.clone(), names, failure));
+        }
+    }
+
+    /// How many of the oldest segments hold nothing that the store doesn't have. The active one
+    /// never counts, and none does before a record of the active one is durable: a journal
+    /// without any durable record would not know its own last seq.
+    fn reusable(&self) -> usize {
+        let Some(active) = self.active.as_ref().filter(|active| self.durable >= active.header.first) else {
+            return 0;
+        };
+        let firsts = self.segments.iter().skip(1).map(|segment| segment.first);
+        firsts.take_while(|first| first.0 <= self.applied.0 + 1 && *first <= active.header.first).count()
+    }
+
+    fn start_preparing(&mut self, now_ms: u64) {
+        if !self.preparation.may_start(now_ms) {
+            return;
+        }
+        let segment_bytes = self.options.segment_bytes;
+        let number = self.segments.back().map_or(1, |segment| segment.number + 1);
+        if self.bytes() + segment_bytes > self.options.max_bytes {
+            // Forgets an earlier lack of room: now it is the limit that is in the way.
+            self.preparation = Preparation::Idle;
+            return;
+        }
+        let reusable = self.reusable() > 0
+            && self.segments.front().is_some_and(|segment| segment.bytes == segment_bytes);
+        let reused = if reusable { self.segments.pop_front() } else { None };
+        let reused = reused.map(|segment| segment_name(segment.number));
+        self.preparation = Preparation::start(&self.disk, number, segment_bytes, reused);
+    }
+
+    pub(crate) fn disk(&self) -> &D {
+        &self.disk
+    }
+
+    pub(crate) fn options(&self) -> &Options {
+        &self.options
+    }
+
+    /// Until all that was given to the background is done.
+    fn wait_for_background(&self) {
+        let (done, all_done) = channel();
+        self.disk.in_background(Box::new(move || drop(done)));
+        // An error is what it waits for: the other end is gone.
+        let _: Result<(), _> = all_done.recv();
+    }
+
+    /// Doesn't wait for a removal that is under way.
+    fn check_removals(&mut self) -> Result<(), Fatal> {
+        let failure = self.removal_failed.try_lock().ok().and_then(|mut failure| failure.take());
+        failure.map_or(Ok(()), |fatal| {
+            self.failed = true;
+            Err(fatal)
+        })
+    }
+
+    fn check_alive(&self) -> Result<(), Fatal> {
+        if !self.failed {
+            return Ok(());
+        }
+        let earlier = std::io::Error::other("an earlier write or sync failed");
+        Err(Fatal::new("go on with", "the journal")(earlier))
+    }
+}
+
+impl<D: Disk> Drop for Journal<D> {
+    /// Whoever opens the directory next must not meet a removal that is under way.
+    fn drop(&mut self) {
+        self.wait_for_background();
+    }
+}
+
+fn no_segment() -> Fatal {
+    Fatal::new("append to", "a segment")(std::io::Error::other("none was prepared"))
+}
+
+/// Oldest first, each name durably gone before the next one goes: a gap in the numbers is damage.
+fn removal<D: Disk>(disk: D, names: Vec<String>, failure: Arc<Mutex<Option<Fatal>>>) -> Job {
+    Box::new(move || {
+        let mut failure = failure.lock().unwrap_or_else(PoisonError::into_inner);
+        for name in names {
+            if failure.is_some() {
+                return;
+            }
+            let removed = disk.remove(&name).and_then(|()| disk.sync_names());
+            *failure = removed.map_err(Fatal::new("remove", &name)).err();
+        }
+    })
+}

@@ -1,0 +1,210 @@
+//! Reading segments: which there are, which records they hold, and where they end.
+
+use counter::Seq;
+
+use crate::disk::{Disk, DiskFile, read_whole};
+use crate::error::OpenError;
+use crate::format::{
+    HeaderRead, Kind, RECORDS_START, Record, SegmentHeader, decode_record, peek_seq, segment_name,
+    segment_number,
+};
+use crate::identity::Identity;
+
+/// How the last segment of a journal ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TailEnd {
+    /// After a whole record.
+    Clean,
+    /// In a record that was not written wholly; no acknowledged increment can be in it, unless a
+    /// damaged disk changed it later, which can't be told from this.
+    Torn {
+        /// Where the record begins, in bytes from the segment's start.
+        offset: u64,
+    },
+}
+
+/// A segment, as [`read_all`] found it.
+#[derive(Clone, Debug)]
+pub struct SegmentReport {
+    /// The file's name.
+    pub file: String,
+    /// Its header.
+    pub header: SegmentHeader,
+    /// The seq of its last record; the one before `header.first` where it has none.
+    pub last: Seq,
+    /// How many bytes of records it holds.
+    pub bytes: u64,
+    /// How it ends.
+    pub end: TailEnd,
+}
+
+/// Reads every record of a journal in order, checksums and sequence numbers included. The
+/// directory may be in use: then the last records may be missing.
+///
+/// # Errors
+/// [`OpenError::Damaged`] at the first damage; whatever `each` returns.
+pub fn read_all<D: Disk>(
+    disk: &D,
+    each: &mut dyn FnMut(&SegmentReport, u64, &Record<'_>) -> Result<(), OpenError>,
+) -> Result<(Option<Identity>, Vec<SegmentReport>), OpenError> {
+    let Some(identity) = Identity::read(disk)? else { return Ok((None, Vec::new())) };
+    let survey = survey(disk, &identity)?;
+    let mut reports = Vec::new();
+    for (at, header) in survey.segments.iter().enumerate() {
+        let next = survey.segments.get(at + 1).map(|next| next.first);
+        reports.push(read_segment(disk, header, next, each)?);
+    }
+    Ok((Some(identity), reports))
+}
+
+/// Which segments a journal has.
+pub(crate) struct Survey {
+    /// In order; numbers without gaps.
+    pub(crate) segments: Vec<SegmentHeader>,
+    /// Files to remove: a last segment that was prepared and never begun, what an earlier
+    /// journal left, what a rewrite left.
+    pub(crate) leftovers: Vec<String>,
+}
+
+pub(crate) fn survey<D: Disk>(disk: &D, identity: &Identity) -> Result<Survey, OpenError> {
+    let mut leftovers = Vec::new();
+    let mut numbers = Vec::new();
+    for name in disk.names().map_err(OpenError::io("list", "the directory"))? {
+        match segment_number(&name) {
+            Some(number) => numbers.push(number),
+            None if name.ends_with(".new") => leftovers.push(name),
+            None => {}
+        }
+    }
+    numbers.sort_unstable();
+    let mut segments: Vec<SegmentHeader> = Vec::new();
+    for &number in &numbers {
+        let name = segment_name(number);
+        let is_last = numbers.last() == Some(&number);
+        match read_header(disk, &name, number)? {
+            HeaderRead::Valid(header) if Some(header.journal) == identity.previous => leftovers.push(name),
+            HeaderRead::Valid(header) => {
+                check_place(&name, &header, segments.last(), identity)?;
+                segments.push(header);
+            }
+            HeaderRead::Newer(version) => {
+                return Err(OpenError::Newer { file: name, offset: 0, what: format!("format {version}") });
+            }
+            HeaderRead::Nothing if is_last => leftovers.push(name),
+            HeaderRead::Nothing => {
+                let what = "its header fails its checksum in both copies".to_owned();
+                return Err(OpenError::Damaged { file: name, offset: 0, what });
+            }
+        }
+    }
+    Ok(Survey { segments, leftovers })
+}
+
+fn read_header<D: Disk>(disk: &D, name: &str, number: u64) -> Result<HeaderRead, OpenError> {
+    let file = disk.open(name).map_err(OpenError::io("open", name))?;
+    let mut block = vec![0; RECORDS_START as usize];
+    let read = file.read_at(&mut block, 0).map_err(OpenError::io("read", name))?;
+    Ok(SegmentHeader::decode(&block[..read], number))
+}
+
+fn check_place(
+    name: &str,
+    header: &SegmentHeader,
+    before: Option<&SegmentHeader>,
+    identity: &Identity,
+) -> Result<(), OpenError> {
+    let damaged = |what| Err(OpenError::Damaged { file: name.to_owned(), offset: 0, what });
+    if header.journal != identity.journal {
+        let (theirs, ours) = (header.journal, identity.journal);
+        return damaged(format!("it belongs to journal {theirs}, and this is journal {ours}"));
+    }
+    let Some(before) = before else { return Ok(()) };
+    if before.number + 1 != header.number {
+        return damaged(format!("the segment before it, {}, is missing", segment_name(header.number - 1)));
+    }
+    if before.first >= header.first {
+        let (first, other) = (header.first, before.first);
+        return damaged(format!("it begins at seq {first}, and the segment before it at {other}"));
+    }
+    Ok(())
+}
+
+/// Reads one segment to its end. `next` is where the following segment begins; without one this
+/// is the tail, and may end in a torn record.
+pub(crate) fn read_segment<D: Disk>(
+    disk: &D,
+    header: &SegmentHeader,
+    next: Option<Seq>,
+    each: &mut dyn FnMut(&SegmentReport, u64, &Record<'_>) -> Result<(), OpenError>,
+) -> Result<SegmentReport, OpenError> {
+    let name = segment_name(header.number);
+    let file = disk.open(&name).map_err(OpenError::io("open", &name))?;
+    let bytes = read_whole(&file).map_err(OpenError::io("read", &name))?;
+    let last = Seq(header.first.0.saturating_sub(1));
+    let mut report = SegmentReport { file: name, header: *header, last, bytes: 0, end: TailEnd::Clean };
+    let seed = header.seed();
+    let mut rest = bytes.get(RECORDS_START as usize..).unwrap_or_default();
+    loop {
+        let offset = (bytes.len() - rest.len()) as u64;
+        let expected = report.last.next();
+        let Some(record) = decode_record(rest, seed).filter(|record| record.seq == expected) else {
+            report.end = end_of(rest, seed, expected, offset, next, &report)?;
+            return Ok(report);
+        };
+        if let Kind::Unknown(kind) = record.kind {
+            let what = format!("a record of kind {kind}");
+            return Err(OpenError::Newer { file: report.file, offset, what });
+        }
+        each(&report, offset, &record)?;
+        report.last = expected;
+        report.bytes += record.bytes();
+        rest = rest.get(record.bytes() as usize..).unwrap_or_default();
+    }
+}
+
+/// Says what the first record that fails means: the end, a torn write, or damage.
+fn end_of(
+    rest: &[u8],
+    seed: u32,
+    expected: Seq,
+    offset: u64,
+    next: Option<Seq>,
+    report: &SegmentReport,
+) -> Result<TailEnd, OpenError> {
+    let damaged = |what| Err(OpenError::Damaged { file: report.file.clone(), offset, what });
+    if let Some(next) = next {
+        if next == expected {
+            return Ok(TailEnd::Clean);
+        }
+        return damaged(format!("record {expected} fails its checksum; the next segment begins at {next}"));
+    }
+    let begun = peek_seq(rest) == Some(expected);
+    match later_records(rest, seed, expected) {
+        (Some(later), _) => damaged(format!(
+            "record {expected} fails its checksum, and record {later}, written when it was durable, follows"
+        )),
+        (None, true) => Ok(TailEnd::Torn { offset }),
+        (None, false) if begun => Ok(TailEnd::Torn { offset }),
+        (None, false) => Ok(TailEnd::Clean),
+    }
+}
+
+/// Looks for whole records behind the one that failed: the first that was written when `failed`
+/// was durable (so that its failure is damage), and whether there is any other.
+fn later_records(rest: &[u8], seed: u32, failed: Seq) -> (Option<Seq>, bool) {
+    let mut any = false;
+    for at in (8..rest.len()).step_by(8) {
+        let candidate = &rest[at..];
+        // No more records than fit in between: spares most checksums of old bytes.
+        let plausible = failed.0 + 1..=failed.0 + at as u64;
+        if !peek_seq(candidate).is_some_and(|seq| plausible.contains(&seq.0)) {
+            continue;
+        }
+        let Some(record) = decode_record(candidate, seed) else { continue };
+        if record.durable_before() >= failed {
+            return (Some(record.seq), true);
+        }
+        any = true;
+    }
+    (None, any)
+}

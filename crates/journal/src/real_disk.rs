@@ -1,0 +1,162 @@
+//! The seam over a real directory.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+
+use crate::disk::{Disk, DiskFile, Job};
+
+/// How many zeros one write brings while a file is made.
+const ZEROS: usize = 1 << 20;
+
+/// A directory of a real file system.
+#[derive(Clone, Debug)]
+pub struct RealDisk {
+    path: Arc<Path>,
+    writable: bool,
+    background: Arc<Mutex<Option<Sender<Job>>>>,
+}
+
+impl RealDisk {
+    /// The directory at `path`, made (durably) where it is missing.
+    ///
+    /// # Errors
+    /// Those of the operating system.
+    pub fn new(path: &Path) -> io::Result<Self> {
+        if !path.is_dir() {
+            fs::create_dir_all(path)?;
+            if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+                File::open(parent)?.sync_all()?;
+            }
+        }
+        Ok(Self::at(path, true))
+    }
+
+    /// The directory at `path`, for reading alone: a running server may own it.
+    #[must_use]
+    pub fn read_only(path: &Path) -> Self {
+        Self::at(path, false)
+    }
+
+    fn at(path: &Path, writable: bool) -> Self {
+        Self { path: path.into(), writable, background: Arc::default() }
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+}
+
+impl Disk for RealDisk {
+    type File = File;
+
+    fn names(&self) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(&self.path)? {
+            names.extend(entry?.file_name().into_string());
+        }
+        Ok(names)
+    }
+
+    fn open(&self, name: &str) -> io::Result<File> {
+        OpenOptions::new().read(true).write(self.writable).open(self.file(name))
+    }
+
+    fn create(&self, name: &str, bytes: u64) -> io::Result<File> {
+        let path = self.file(name);
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path)?;
+        let filled = fill(&file, bytes);
+        if filled.is_err() {
+            // Without this the half-made file would keep the room that is missing. The first
+            // error is the one to tell.
+            let _ = fs::remove_file(&path);
+        }
+        filled.map(|()| file)
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        fs::rename(self.file(from), self.file(to))
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        fs::remove_file(self.file(name))
+    }
+
+    fn sync_names(&self) -> io::Result<()> {
+        File::open(&self.path)?.sync_all()
+    }
+
+    fn in_background(&self, job: Job) {
+        let mut background = self.background.lock().unwrap_or_else(PoisonError::into_inner);
+        let Err(mpsc::SendError(job)) = (match &*background {
+            Some(jobs) => jobs.send(job),
+            None => Err(mpsc::SendError(job)),
+        }) else {
+            return;
+        };
+        // The first job, or the thread died of the one before; that one's receiver knows.
+        let (jobs, queue) = mpsc::channel::<Job>();
+        let started = thread::Builder::new()
+            .name("journal-preparer".to_owned())
+            .spawn(move || queue.into_iter().for_each(|job| job()));
+        match started {
+            // The queue's other end is alive: the thread owns it.
+            Ok(_detached) => drop(jobs.send(job)),
+            Err(_no_threads) => return job(),
+        }
+        *background = Some(jobs);
+    }
+}
+
+impl DiskFile for File {
+    fn size(&self) -> io::Result<u64> {
+        Ok(self.metadata()?.len())
+    }
+
+    fn read_at(&self, mut buffer: &mut [u8], mut offset: u64) -> io::Result<usize> {
+        let wanted = buffer.len();
+        while !buffer.is_empty() {
+            match FileExt::read_at(self, buffer, offset) {
+                Ok(0) => break,
+                Ok(read) => {
+                    buffer = &mut buffer[read..];
+                    offset += read as u64;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(wanted - buffer.len())
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.write_all_at(bytes, offset)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.sync_data()
+    }
+}
+
+/// Reserves first, which fails at once where there is no room, then writes, so that no extent
+/// stays "unwritten": turning one into a written one would be a metadata change in every commit.
+fn fill(file: &File, bytes: u64) -> io::Result<()> {
+    use rustix::fs::{FallocateFlags, fallocate};
+    match fallocate(file, FallocateFlags::empty(), 0, bytes) {
+        Err(error) if error != rustix::io::Errno::OPNOTSUPP => return Err(error.into()),
+        // Not every file system can reserve; the writes below then find out.
+        _ => {}
+    }
+    let zeros = vec![0; ZEROS];
+    let mut offset = 0;
+    while offset < bytes {
+        let step = (bytes - offset).min(ZEROS as u64);
+        file.write_all_at(&zeros[..step as usize], offset)?;
+        offset += step;
+    }
+    file.sync_all()
+}
