@@ -1,0 +1,193 @@
+//! The binary as its user meets it: exit codes, messages, signals.
+
+#![allow(clippy::unwrap_used, reason = "what a test can't get fails it")]
+
+use std::io::{BufRead, BufReader, Read};
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Child, ChildStderr, Command, Output, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+/// In a directory of its own, without any setting from outside.
+fn incrementer(dir: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_incrementer"));
+    let ours = |name: &String| name.starts_with("INCREMENTER_") || name == "DATABASE_URL";
+    for (name, _) in std::env::vars().filter(|(name, _)| ours(name)) {
+        command.env_remove(name);
+    }
+    command.current_dir(dir).stdin(Stdio::null());
+    command
+}
+
+fn run(arguments: &[&str]) -> (Option<i32>, String, String) {
+    let dir = tempfile::tempdir().unwrap();
+    outcome(incrementer(dir.path()).args(arguments))
+}
+
+fn outcome(command: &mut Command) -> (Option<i32>, String, String) {
+    let Output { status, stdout, stderr } = command.output().unwrap();
+    (status.code(), String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap())
+}
+
+/// A server that runs.
+struct Server {
+    process: Child,
+    log: BufReader<ChildStderr>,
+}
+
+impl Server {
+    fn start(command: &mut Command) -> Self {
+        let mut process = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        let log = BufReader::new(process.stderr.take().unwrap());
+        Self { process, log }
+    }
+
+    /// The next line of its log that contains `part`.
+    fn line_with(&mut self, part: &str) -> String {
+        let mut log = String::new();
+        loop {
+            let start = log.len();
+            assert!(self.log.read_line(&mut log).unwrap() > 0, "no {part:?} in\n{log}");
+            if log[start..].contains(part) {
+                return log[start..].trim_end().to_owned();
+            }
+        }
+    }
+
+    /// Sends a signal, and waits for the end: exit code and the rest of the log.
+    fn end_by(mut self, signal: Signal) -> (Option<i32>, String) {
+        kill_process(Pid::from_child(&self.process), signal).unwrap();
+        let mut log = String::new();
+        self.log.read_to_string(&mut log).unwrap();
+        (self.process.wait().unwrap().code(), log)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Fails where it has ended, which is well.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[test]
+fn help_and_version_go_to_stdout_and_are_no_failure() {
+    let (code, out, err) = run(&["--help"]);
+    assert_eq!((code, err.as_str()), (Some(0), ""));
+    assert!(out.contains("Examples:") && out.contains("curl"), "{out}");
+    let (code, out, _) = run(&["serve", "--help"]);
+    assert!(code == Some(0) && out.contains("--flush-max-updates"), "{out}");
+    assert_eq!(run(&["--version"]).1, concat!("incrementer ", env!("CARGO_PKG_VERSION"), "\n"));
+}
+
+#[test]
+fn wrong_usage_ends_with_2_and_says_what_is_right() {
+    for (arguments, part) in [
+        (&[][..], "Usage: incrementer"),
+        (&["journal"], "inspect"),
+        (&["sevre"], "serve"),
+        (&["serve", "--lisen", "127.0.0.1:1"], "--listen"),
+        (&["serve", "--listen", "localhost:1"], "error: --listen: \"localhost:1\" is no IP address"),
+        (&["serve", "--config", "nowhere.toml"], "error: --config: \"nowhere.toml\" can't be read"),
+    ] {
+        let (code, out, err) = run(arguments);
+        assert_eq!((code, out.as_str()), (Some(2), ""), "{arguments:?}");
+        assert!(err.contains(part), "{arguments:?}: {err}");
+    }
+}
+
+#[test]
+fn wrong_variables_and_files_end_with_2_and_every_mistake_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("it.toml"), "ack = \"maybe\"\n").unwrap();
+    let mut command = incrementer(dir.path());
+    command.args(["serve"]).env("INCREMENTER_CONFIG", "it.toml").env("INCREMENTER_FLUSH_INTERVALL", "5s");
+    let (code, _, err) = outcome(&mut command);
+    assert_eq!(code, Some(2));
+    assert_eq!(
+        err,
+        "error: INCREMENTER_FLUSH_INTERVALL: there is no such variable; \
+        did you mean INCREMENTER_FLUSH_INTERVAL?\n\
+        error: it.toml line 1, ack: \"maybe\" is neither durable nor memory\n"
+    );
+}
+
+#[test]
+fn no_password_is_ever_printed() {
+    let dir = tempfile::tempdir().unwrap();
+    let url = "postgres://u:geheim@h/db";
+    std::fs::write(dir.path().join("broken.toml"), format!("store = \"{url}\nack = 1")).unwrap();
+    for arguments in [
+        &["serve", "--print-config", "--store", url][..],
+        &["serve", url],
+        &["serve", "--stroe", url],
+        &[&format!("--store={url}")],
+        &["serve", "--store", "postgres:/u:geheim@h"],
+        &["serve", "--config", "broken.toml"],
+    ] {
+        let (_, out, err) = outcome(incrementer(dir.path()).args(arguments));
+        assert!(!out.contains("geheim") && !err.contains("geheim"), "{arguments:?}: {out}{err}");
+    }
+}
+
+#[test]
+fn print_config_prints_what_config_takes_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = incrementer(dir.path());
+    command.args(["serve", "--print-config", "--flush-interval", "2s"]).env("INCREMENTER_ACK", "memory");
+    let (code, first, _) = outcome(&mut command);
+    assert_eq!(code, Some(0));
+    assert!(first.contains("interval = \"2s\" # --flush-interval\n"), "{first}");
+    assert!(first.contains("ack = \"memory\" # INCREMENTER_ACK\n"), "{first}");
+
+    std::fs::write(dir.path().join("it.toml"), &first).unwrap();
+    let (_, second, _) =
+        outcome(incrementer(dir.path()).args(["serve", "--print-config", "--config", "it.toml"]));
+    let values = |text: &str| {
+        text.lines().map(|line| line.split(" # ").next().unwrap_or("").to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(values(&first)[1..], values(&second)[1..]);
+}
+
+#[test]
+fn it_says_how_to_send_an_increment_and_stops_when_asked() {
+    for signal in [Signal::TERM, Signal::INT] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut server = Server::start(incrementer(dir.path()).args(["serve", "--listen", "0.0.0.0:0"]));
+        let line = server.line_with("listening on ");
+        assert!(line.ends_with(", store sqlite:data/incrementer.db, ack durable"), "{line}");
+        let (_, rest) = line.split_once("listening on 0.0.0.0:").unwrap();
+        let (port, _) = rest.split_once(',').unwrap();
+        assert!(server.line_with("curl").ends_with(&format!("http://127.0.0.1:{port}/increment")));
+        let (code, log) = server.end_by(signal);
+        assert_eq!(code, Some(0), "{log}");
+        assert!(log.contains("stopping") && log.contains("stopped"), "{log}");
+    }
+}
+
+#[test]
+fn a_log_for_machines_is_json_on_every_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let arguments = ["serve", "--listen", "127.0.0.1:0", "--log-format", "json"];
+    let mut server = Server::start(incrementer(dir.path()).args(arguments));
+    let first = server.line_with("listening on ");
+    let (_, rest) = server.end_by(Signal::TERM);
+    for line in [first.as_str()].into_iter().chain(rest.lines()) {
+        let value: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert!(value["message"].is_string() && value["level"].is_string(), "{line}");
+    }
+}
+
+#[test]
+fn a_port_in_use_is_one_line_of_error_and_exit_code_1() {
+    let dir = tempfile::tempdir().unwrap();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let (code, _, err) = outcome(incrementer(dir.path()).args(["serve", "--listen", &address]));
+    assert_eq!(code, Some(1));
+    let errors: Vec<_> = err.lines().filter(|line| line.contains("ERROR")).collect();
+    assert_eq!(errors.len(), 1, "{err}");
+    assert!(errors[0].contains(&address) && errors[0].contains("set listen to another port"), "{err}");
+}
