@@ -1,38 +1,26 @@
 //! What `/metrics` answers.
 //!
 //! The parts of the server keep their figures in atomics; nothing is copied until somebody asks.
-//! Then one [`Reading`] is taken and written in the OpenMetrics text format 1.0
-//! (<https://prometheus.io/docs/specs/om/open_metrics_spec/>), which Prometheus reads by
-//! [`CONTENT_TYPE`]. There is one format whatever the client accepts: it is also what people read.
+//! Then one [`Reading`] is taken and written in Prometheus' text format 0.0.4
+//! (<https://prometheus.io/docs/instrumenting/exposition_formats/#text-based-format>): every
+//! Prometheus, and most of what else collects metrics, reads it, whatever it says that it accepts.
 
-use std::fmt;
-use std::sync::Arc;
+use std::fmt::{self, Write};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-
-use prometheus_client::collector::Collector;
-use prometheus_client::encoding::text::encode;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
-use prometheus_client::metrics::MetricType;
-use prometheus_client::metrics::counter::ConstCounter;
-use prometheus_client::metrics::gauge::ConstGauge;
-use prometheus_client::metrics::info::Info;
-use prometheus_client::registry::{Registry, Unit};
-
-use self::Value::{Seconds, Whole};
 
 mod process;
 
-/// The `Content-Type` of [`Telemetry::text`].
+/// The `Content-Type` of what [`Telemetry::write`] appends.
 #[cfg_attr(test, expect(dead_code, reason = "still to be wired in"))]
-pub(crate) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+pub(crate) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// The figures of one moment. What counts something counts since the start of the process.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Reading {
     /// Keys that changed and are not in the store yet.
     pub(crate) pending_updates: u64,
-    /// Increments that are not in the store yet.
-    pub(crate) pending_increments: u64,
+    /// Increments that are not in the store yet; left out where nobody counts them.
+    pub(crate) pending_increments: Option<u64>,
     /// How long ago the oldest of them was accepted; zero where there is none.
     pub(crate) lag: Duration,
     /// What the journal holds on disk.
@@ -45,8 +33,12 @@ pub(crate) struct Reading {
     pub(crate) applied_seq: u64,
     /// Commits of the journal.
     pub(crate) commits: u64,
-    /// Requests in them; divided by `commits` it is the size of a group.
-    pub(crate) committed_requests: u64,
+    /// Requests that were counted; divided by `commits` it is the size of a group.
+    pub(crate) counted_requests: u64,
+    /// Requests that the engine refused.
+    pub(crate) refused_requests: u64,
+    /// Time spent in fdatasync.
+    pub(crate) sync_time: Duration,
     /// Batches that the store has.
     pub(crate) flushes: u64,
     /// Attempts to apply a batch that failed.
@@ -57,6 +49,12 @@ pub(crate) struct Reading {
     pub(crate) counters: u64,
     /// Open connections.
     pub(crate) connections: u64,
+    /// Connections that were served.
+    pub(crate) accepted_connections: u64,
+    /// Connections that were turned away because too many were open.
+    pub(crate) refused_connections: u64,
+    /// Whether increments are taken: not while starting, stopping or full.
+    pub(crate) ready: bool,
     /// Answers, by route and status.
     pub(crate) requests: Vec<Requests>,
 }
@@ -72,121 +70,84 @@ pub(crate) struct Requests {
     pub(crate) count: u64,
 }
 
-/// Writes the answer to `/metrics`. A clone writes the same.
-#[derive(Clone)]
+/// Writes the answer to `/metrics`.
 pub(crate) struct Telemetry {
-    registry: Arc<Registry>,
+    read: Box<dyn Fn() -> Reading + Send + Sync>,
+    /// When it began, since the Unix epoch.
+    started: Duration,
 }
 
 impl Telemetry {
     /// `read` is called for each answer, on the thread that asks.
     pub(crate) fn new(read: impl Fn() -> Reading + Send + Sync + 'static) -> Self {
-        let mut registry = Registry::default();
         let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        registry.register_collector(Box::new(process::Process { started }));
-        let own = registry.sub_registry_with_prefix("incrementer");
-        own.register("build", "What runs here", Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]));
-        own.register_collector(Box::new(Server { read: Box::new(read) }));
-        Self { registry: Arc::new(registry) }
+        Self { read: Box::new(read), started }
     }
 
-    /// All metrics as text, of the type [`CONTENT_TYPE`].
-    pub(crate) fn text(&self) -> String {
-        let mut text = String::new();
-        // A String takes everything, and the metrics below write nothing that can't be encoded.
-        let _ = encode(&mut text, &self.registry);
-        text
+    /// Appends all metrics, of the type [`CONTENT_TYPE`].
+    pub(crate) fn write(&self, out: &mut String) {
+        // A String takes everything.
+        let _ = write_all(out, &(self.read)(), self.started);
     }
 }
 
-/// A metric without labels.
-struct Metric {
-    name: &'static str,
-    unit: Option<Unit>,
-    help: &'static str,
-    kind: MetricType,
-}
-
-enum Value {
-    Whole(u64),
-    Seconds(Duration),
-}
-
-impl Metric {
-    const fn gauge(name: &'static str, unit: Option<Unit>, help: &'static str) -> Self {
-        Self { name, unit, help, kind: MetricType::Gauge }
-    }
-
-    const fn counter(name: &'static str, unit: Option<Unit>, help: &'static str) -> Self {
-        Self { name, unit, help, kind: MetricType::Counter }
-    }
-
-    fn encode(&self, encoder: &mut DescriptorEncoder<'_>, value: &Value) -> fmt::Result {
-        let into = encoder.encode_descriptor(self.name, self.help, self.unit.as_ref(), self.kind)?;
-        match (self.kind, value) {
-            (MetricType::Counter, Whole(value)) => ConstCounter::new(*value).encode(into),
-            (MetricType::Counter, Seconds(value)) => ConstCounter::new(value.as_secs_f64()).encode(into),
-            (_, Whole(value)) => ConstGauge::new(*value).encode(into),
-            (_, Seconds(value)) => ConstGauge::new(value.as_secs_f64()).encode(into),
-        }
-    }
-}
-
-/// The metrics of a reading, with their values.
-fn metrics(reading: &Reading) -> [(Metric, Value); 14] {
-    let gauge = |name, help, value| (Metric::gauge(name, None, help), Whole(value));
-    let counter = |name, help, value| (Metric::counter(name, None, help), Whole(value));
+fn write_all(out: &mut String, reading: &Reading, started: Duration) -> fmt::Result {
     let r = reading;
-    [
-        gauge("pending_updates", "Keys that changed and are not in the store yet", r.pending_updates),
-        gauge("pending_increments", "Increments that are not in the store yet", r.pending_increments),
-        (
-            Metric::gauge("lag", Some(Unit::Seconds), "Age of the oldest pending increment, or 0"),
-            Seconds(r.lag),
-        ),
-        (
-            Metric::gauge("journal", Some(Unit::Bytes), "What the journal holds on disk"),
-            Whole(r.journal_bytes),
-        ),
-        gauge("last_seq", "Sequence number of the newest record of the journal", r.last_seq),
-        gauge("durable_seq", "Sequence number up to which the journal is durable", r.durable_seq),
-        gauge("applied_seq", "Sequence number up to which the store holds it", r.applied_seq),
-        counter("commits", "Group commits of the journal", r.commits),
-        counter("committed_requests", "Requests in these group commits", r.committed_requests),
-        counter("flushes", "Batches that the store has", r.flushes),
-        counter("flush_failures", "Attempts to apply a batch that failed", r.flush_failures),
-        counter("set_aside", "Increments in the table set_aside instead of a total", r.set_aside),
-        gauge("counters", "Counters in memory", r.counters),
-        gauge("connections", "Open HTTP connections", r.connections),
-    ]
-}
+    let mut page = Page { out };
+    page.labelled("incrementer_build_info", "gauge", "What runs here, by its labels.")?;
+    writeln!(page.out, "incrementer_build_info{{version=\"{}\"}} 1", env!("CARGO_PKG_VERSION"))?;
+    page.gauge("incrementer_ready", "1 while increments are taken.", u8::from(r.ready))?;
 
-struct Server {
-    read: Box<dyn Fn() -> Reading + Send + Sync>,
-}
-
-impl Collector for Server {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let reading = (self.read)();
-        for (metric, value) in metrics(&reading) {
-            metric.encode(&mut encoder, &value)?;
-        }
-        if reading.requests.is_empty() {
-            return Ok(());
-        }
-        let (help, kind) = ("Answers, by route and status", MetricType::Counter);
-        let mut family = encoder.encode_descriptor("requests", help, None, kind)?;
-        for Requests { route, status, count } in &reading.requests {
-            let labels = [("route", *route), ("status", &status.to_string())];
-            ConstCounter::new(*count).encode(family.encode_family(&labels)?)?;
-        }
-        Ok(())
+    page.gauge("incrementer_pending_updates", "Changed keys that the store lacks.", r.pending_updates)?;
+    if let Some(pending) = r.pending_increments {
+        page.gauge("incrementer_pending_increments", "Increments that the store lacks.", pending)?;
     }
+    page.gauge("incrementer_lag_seconds", "Age of the oldest pending increment.", r.lag.as_secs_f64())?;
+    page.counter("incrementer_flushes_total", "Batches that the store has.", r.flushes)?;
+    page.counter("incrementer_flush_failures_total", "Failed attempts to apply one.", r.flush_failures)?;
+    page.counter("incrementer_set_aside_total", "Increments in the table set_aside.", r.set_aside)?;
+
+    page.gauge("incrementer_journal_bytes", "What the journal holds on disk.", r.journal_bytes)?;
+    page.gauge("incrementer_last_seq", "Newest record of the journal.", r.last_seq)?;
+    page.gauge("incrementer_durable_seq", "Newest record that is durable.", r.durable_seq)?;
+    page.gauge("incrementer_applied_seq", "Newest record that the store has.", r.applied_seq)?;
+    page.counter("incrementer_commits_total", "Group commits of the journal.", r.commits)?;
+    page.counter("incrementer_sync_seconds_total", "Time in fdatasync.", r.sync_time.as_secs_f64())?;
+
+    page.gauge("incrementer_counters", "Counters in memory.", r.counters)?;
+    page.counter("incrementer_counted_requests_total", "Requests that were counted.", r.counted_requests)?;
+    page.counter("incrementer_refused_requests_total", "Requests the engine refused.", r.refused_requests)?;
+    page.labelled("incrementer_http_requests_total", "counter", "HTTP answers, by route and status.")?;
+    for Requests { route, status, count } in &r.requests {
+        let labels = format_args!("route=\"{route}\",status=\"{status}\"");
+        writeln!(page.out, "incrementer_http_requests_total{{{labels}}} {count}")?;
+    }
+    page.gauge("incrementer_connections", "Open connections.", r.connections)?;
+    page.counter("incrementer_connections_accepted_total", "Connections served.", r.accepted_connections)?;
+    page.counter("incrementer_connections_refused_total", "Connections too many.", r.refused_connections)?;
+
+    process::write(&mut page, started)
 }
 
-impl fmt::Debug for Server {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Server")
+/// A page of metrics in the making.
+struct Page<'a> {
+    out: &'a mut String,
+}
+
+impl Page<'_> {
+    fn gauge(&mut self, name: &str, help: &str, value: impl fmt::Display) -> fmt::Result {
+        self.labelled(name, "gauge", help)?;
+        writeln!(self.out, "{name} {value}")
+    }
+
+    fn counter(&mut self, name: &str, help: &str, value: impl fmt::Display) -> fmt::Result {
+        self.labelled(name, "counter", help)?;
+        writeln!(self.out, "{name} {value}")
+    }
+
+    /// What stands before the lines of a metric; the lines with their labels follow.
+    fn labelled(&mut self, name: &str, kind: &str, help: &str) -> fmt::Result {
+        writeln!(self.out, "# HELP {name} {help}\n# TYPE {name} {kind}")
     }
 }
 
@@ -203,22 +164,29 @@ mod tests {
         ];
         let reading = Reading {
             pending_updates: 11,
-            pending_increments: 12,
+            pending_increments: Some(12),
             lag: Duration::from_millis(1_250),
             journal_bytes: 14,
             last_seq: 15,
             durable_seq: 16,
             applied_seq: 17,
             commits: 18,
-            committed_requests: 19,
-            flushes: 20,
-            flush_failures: 21,
-            set_aside: 22,
-            counters: 23,
-            connections: 24,
+            counted_requests: 19,
+            refused_requests: 20,
+            sync_time: Duration::from_micros(21),
+            flushes: 22,
+            flush_failures: 23,
+            set_aside: 24,
+            counters: 25,
+            connections: 26,
+            accepted_connections: 27,
+            refused_connections: 28,
+            ready: true,
             requests,
         };
-        Telemetry::new(move || reading.clone()).text()
+        let mut text = String::new();
+        Telemetry::new(move || reading.clone()).write(&mut text);
+        text
     }
 
     #[test]
@@ -226,6 +194,8 @@ mod tests {
         let text = text();
         let lines: HashSet<&str> = text.lines().collect();
         for line in [
+            concat!("incrementer_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
+            "incrementer_ready 1",
             "incrementer_pending_updates 11",
             "incrementer_pending_increments 12",
             "incrementer_lag_seconds 1.25",
@@ -234,32 +204,40 @@ mod tests {
             "incrementer_durable_seq 16",
             "incrementer_applied_seq 17",
             "incrementer_commits_total 18",
-            "incrementer_committed_requests_total 19",
-            "incrementer_flushes_total 20",
-            "incrementer_flush_failures_total 21",
-            "incrementer_set_aside_total 22",
-            "incrementer_counters 23",
-            "incrementer_connections 24",
-            "incrementer_requests_total{route=\"/increment\",status=\"202\"} 30",
-            "incrementer_requests_total{route=\"/counters/{key}\",status=\"404\"} 31",
-            concat!("incrementer_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
+            "incrementer_counted_requests_total 19",
+            "incrementer_refused_requests_total 20",
+            "incrementer_sync_seconds_total 0.000021",
+            "incrementer_flushes_total 22",
+            "incrementer_flush_failures_total 23",
+            "incrementer_set_aside_total 24",
+            "incrementer_counters 25",
+            "incrementer_connections 26",
+            "incrementer_connections_accepted_total 27",
+            "incrementer_connections_refused_total 28",
+            "incrementer_http_requests_total{route=\"/increment\",status=\"202\"} 30",
+            "incrementer_http_requests_total{route=\"/counters/{key}\",status=\"404\"} 31",
         ] {
             assert!(lines.contains(line), "{line} is not in\n{text}");
         }
     }
 
     #[test]
-    fn the_text_has_the_form_that_openmetrics_asks_for() {
-        let text = text();
-        assert!(text.ends_with("# EOF\n"));
-        let mut named = HashSet::new();
-        for name in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
-            assert!(named.insert(name), "{name} twice");
+    fn every_line_belongs_to_a_metric_that_was_introduced_once() {
+        let mut kinds = Vec::new();
+        for line in text().lines() {
+            if let Some(introduced) = line.strip_prefix("# TYPE ") {
+                let (name, kind) = introduced.split_once(' ').unwrap();
+                assert!(!kinds.iter().any(|(known, _)| known == name), "{name} twice");
+                assert_eq!(kind == "counter", name.ends_with("_total"), "{line}");
+                kinds.push((name.to_owned(), kind.to_owned()));
+            } else if !line.starts_with("# HELP ") {
+                let (name, value) = line.rsplit_once(' ').unwrap();
+                let name = name.split('{').next();
+                assert_eq!(name, kinds.last().map(|(name, _)| name.as_str()), "{line}");
+                assert!(value.parse::<f64>().is_ok(), "{line}");
+            }
         }
-        for line in text.lines().filter(|line| !line.starts_with('#')) {
-            let (_, value) = line.rsplit_once(' ').unwrap();
-            assert!(value.parse::<f64>().is_ok(), "{line}");
-        }
+        assert!(kinds.len() > 20);
     }
 
     #[test]

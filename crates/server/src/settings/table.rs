@@ -282,7 +282,7 @@ pub(crate) static TABLE: &[Setting] = &[
         bare: true,
         reach: Reach::Serve,
         default: Default::Fixed("20000"),
-        doc: "How many connections may be open at once; further ones wait or are closed.",
+        doc: "How many connections may be open at once; one more is answered 503 and closed.",
         set: |s, text| {
             s.http.max_connections = count(text, 1..=1_000_000)? as usize;
             Ok(())
@@ -334,7 +334,7 @@ pub(crate) static TABLE: &[Setting] = &[
         bare: false,
         reach: Reach::Serve,
         default: Default::Fixed("10s"),
-        doc: "How long a client may take to send the head of a request; then its connection is closed.",
+        doc: "How long a client may take to send the head of a request; then it gets 408.",
         set: |s, text| {
             s.http.header_timeout = duration(text, Duration::from_millis(1)..=Duration::from_secs(3600))?;
             Ok(())

@@ -3,35 +3,18 @@
 use std::fmt;
 use std::time::Duration;
 
-use prometheus_client::collector::Collector;
-use prometheus_client::encoding::DescriptorEncoder;
-use prometheus_client::registry::Unit;
+use super::Page;
 
-use super::{Metric, Value};
-
-/// Reads `/proc/self`. A figure that can't be read is left out.
-#[derive(Debug)]
-pub(super) struct Process {
-    /// When the process started, since the Unix epoch.
-    pub(super) started: Duration,
-}
-
-impl Collector for Process {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let seconds = || Some(Unit::Seconds);
-        let start =
-            Metric::gauge("process_start_time", seconds(), "When the process started, since the Unix epoch");
-        start.encode(&mut encoder, &Value::Seconds(self.started))?;
-        if let Some(bytes) = resident_bytes() {
-            let memory = Metric::gauge("process_resident_memory", Some(Unit::Bytes), "Memory in use");
-            memory.encode(&mut encoder, &Value::Whole(bytes))?;
-        }
-        if let Some(time) = cpu_time() {
-            let cpu = Metric::counter("process_cpu", seconds(), "Processor time, user and system");
-            cpu.encode(&mut encoder, &Value::Seconds(time))?;
-        }
-        Ok(())
+/// From `/proc/self`; a figure that can't be read is left out.
+pub(super) fn write(page: &mut Page<'_>, started: Duration) -> fmt::Result {
+    page.gauge("process_start_time_seconds", "Start, since the Unix epoch.", started.as_secs_f64())?;
+    if let Some(bytes) = resident_bytes() {
+        page.gauge("process_resident_memory_bytes", "Memory in use.", bytes)?;
     }
+    if let Some(time) = cpu_time() {
+        page.counter("process_cpu_seconds_total", "Processor time, user and system.", time.as_secs_f64())?;
+    }
+    Ok(())
 }
 
 fn resident_bytes() -> Option<u64> {
