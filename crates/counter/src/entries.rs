@@ -65,7 +65,7 @@ impl Entries {
     ///
     /// `id` has 1 to 255 bytes; the front door refuses others.
     #[must_use]
-    pub fn into_unit(self, id: &str, fingerprint: &Fingerprint) -> Vec<u8> {
+    pub fn to_unit(&self, id: &str, fingerprint: &Fingerprint) -> Vec<u8> {
         debug_assert!((1..=255).contains(&id.len()));
         let mut bytes = Vec::with_capacity(self.bytes.len() + id.len() + 24);
         bytes.push(0);
@@ -200,7 +200,7 @@ mod tests {
             for (key, value) in &unit {
                 entries.push(key, *value).unwrap();
             }
-            bytes.extend(entries.into_unit(&id, &[7; 16]));
+            bytes.extend(entries.to_unit(&id, &[7; 16]));
 
             let mut decoder = Decoder::new(&bytes);
             for (key, value) in &plain {
@@ -230,7 +230,7 @@ mod tests {
         let mut entries = Entries::new();
         entries.push("a", 1).unwrap();
         entries.push("b", 2).unwrap();
-        let bytes = entries.into_unit("id", &[0; 16]);
+        let bytes = entries.to_unit("id", &[0; 16]);
         let read: Vec<_> = Decoder::new(&bytes[..bytes.len() - 3]).collect();
         assert_eq!(read.last(), Some(&Err(Damaged)));
     }

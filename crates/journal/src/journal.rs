@@ -54,6 +54,12 @@ impl fmt::Debug for Options {
     }
 }
 
+/// The longest payload that a record may have in segments of `segment_bytes`, in bytes.
+#[must_use]
+pub fn max_payload_bytes(segment_bytes: u64) -> u64 {
+    segment_bytes.saturating_sub(RECORDS_START + record_bytes(0)) & !7
+}
+
 /// A segment that is kept.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Segment {
@@ -165,7 +171,7 @@ impl<D: Disk> Journal<D> {
     /// The longest payload that a record may have, in bytes.
     #[must_use]
     pub fn max_payload_bytes(&self) -> u64 {
-        self.options.segment_bytes - RECORDS_START - record_bytes(0)
+        max_payload_bytes(self.options.segment_bytes)
     }
 
     /// Remembers into which store this journal is flushed, durably.

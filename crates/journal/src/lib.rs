@@ -24,7 +24,7 @@ pub use disk::{Disk, DiskFile, Job};
 pub use error::{Fatal, NoRoom, OpenError};
 pub use format::{Kind, Record, RecordBuffer};
 pub use identity::Identity;
-pub use journal::{Entropy, Journal, Options};
+pub use journal::{Entropy, Journal, Options, max_payload_bytes};
 pub use reading::{SegmentReport, TailEnd, read_all};
 pub use real_disk::RealDisk;
 pub use recovery::{Cut, Opened};

@@ -1,0 +1,255 @@
+//! The handle to the writer, and the writer's thread.
+
+use std::fmt::Debug;
+use std::future::Future;
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use counter::{Batch, Entries, Fingerprint};
+use journal::{Disk, Fatal};
+use tokio::sync::oneshot;
+
+use crate::bell::Bell;
+use crate::clock::{Clock, Now};
+use crate::control::{Control, Controls};
+use crate::freshness::Freshness;
+use crate::front::{Counted, Front, Page, PageRequest, Refusal};
+use crate::lane::{Answer, Lane, Waiting};
+use crate::vitals::{Phase, Vitals};
+use crate::writer::{Scratch, Writer};
+
+/// Commits are this far apart at least, unless enough wait (see [`Pace`]).
+const PAUSE: Duration = Duration::from_micros(700);
+/// The writer looks around at least so often.
+const IDLE: Duration = Duration::from_millis(500);
+/// How many packed bytes may wait in one lane, unless a single request may have more.
+const LANE_BYTES: u64 = 64 << 20;
+
+/// The store, for what memory can't answer. Neither call waits.
+pub trait Lookup: Debug + Send + Sync {
+    /// Asks for one total.
+    fn total(&self, key: String, reply: oneshot::Sender<Result<Option<i64>, Refusal>>);
+
+    /// Asks for a page.
+    fn page(&self, request: PageRequest, reply: oneshot::Sender<Result<Page, Refusal>>);
+}
+
+/// The handle to the writer. A clone is the same engine. It exists from the very start, so that
+/// front doors can be open; until [`Engine::run`] they are refused.
+#[derive(Clone, Debug)]
+pub struct Engine(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    lanes: Vec<Lane>,
+    bell: Arc<Bell>,
+    controls: Controls,
+    vitals: Arc<Vitals>,
+    freshness: Arc<Freshness>,
+    lookup: OnceLock<Arc<dyn Lookup>>,
+    max_request_bytes: u64,
+}
+
+impl Engine {
+    /// With so many lanes, one for each thread of a front door. A request, packed, may have
+    /// `max_request_bytes` (see `journal::max_payload_bytes`); what is only read may be `max_age`
+    /// old.
+    #[must_use]
+    pub fn new(lanes: usize, max_request_bytes: u64, max_age: Duration) -> Self {
+        let bell = Arc::new(Bell::new());
+        let max_packed = LANE_BYTES.max(max_request_bytes) as usize;
+        Self(Arc::new(Shared {
+            lanes: (0..lanes).map(|_| Lane::new(Arc::clone(&bell), max_packed)).collect(),
+            controls: Controls::new(Arc::clone(&bell)),
+            bell,
+            vitals: Arc::default(),
+            freshness: Arc::new(Freshness::new(max_age, 0)),
+            lookup: OnceLock::new(),
+            max_request_bytes,
+        }))
+    }
+
+    /// The front of lane `at`, and the future that has to run on that lane's thread.
+    pub fn front(&self, at: usize) -> (EngineFront, impl Future<Output = ()> + Send + use<>) {
+        let lane = self.0.lanes[at % self.0.lanes.len()].clone();
+        (EngineFront { lane: lane.clone(), engine: self.clone() }, lane.drive())
+    }
+
+    /// The way to the writer for threads beside it.
+    #[must_use]
+    pub fn controls(&self) -> &Controls {
+        &self.0.controls
+    }
+
+    /// What can be seen of it.
+    #[must_use]
+    pub fn vitals(&self) -> &Arc<Vitals> {
+        &self.0.vitals
+    }
+
+    /// How old what memory holds may be.
+    #[must_use]
+    pub fn freshness(&self) -> &Arc<Freshness> {
+        &self.0.freshness
+    }
+
+    /// Says who asks the store. Only the first call counts.
+    pub fn set_lookup(&self, lookup: Arc<dyn Lookup>) {
+        let _ = self.0.lookup.set(lookup);
+    }
+
+    /// Refuses new requests from now on; those that were taken are still answered.
+    pub fn stop_taking(&self) {
+        self.0.vitals.set_phase(Phase::Stopping);
+    }
+
+    /// The writer's thread: serves until [`Control::Quit`]. Batches go to `batches`, one at a
+    /// time: the next when the last has been reported with [`Control::Settled`].
+    ///
+    /// # Errors
+    /// The journal failed; nothing is taken any more and the process has to end.
+    pub fn run<D: Disk>(
+        &self,
+        mut writer: Writer<D>,
+        clock: impl Clock,
+        batches: Sender<Arc<Batch>>,
+    ) -> Result<(), Fatal> {
+        let Shared { lanes, bell, controls, vitals, freshness, .. } = &*self.0;
+        bell.attend();
+        if vitals.phase() == Phase::Starting {
+            vitals.set_phase(Phase::Serving);
+        }
+        let mut scratch = Scratch::default();
+        let mut pace = Pace::default();
+        let mut more = true;
+        loop {
+            let mut now = clock.now();
+            if !more {
+                pace.wait(bell, &writer, now);
+                now = clock.now();
+            }
+            let orders = controls.take();
+            let quit = orders.iter().any(|control| matches!(control, Control::Quit));
+            let turn = writer.turn(lanes, orders, &mut scratch, freshness, vitals, now)?;
+            bell.taken(turn.taken);
+            pace.took(turn.taken, bell.waiting(), now);
+            if let Some(batch) = turn.batch {
+                // A flusher that is gone has been noticed by whoever supervises it.
+                let _ = batches.send(batch);
+            }
+            if quit {
+                return writer.finish(clock.now());
+            }
+            more = turn.more;
+        }
+    }
+
+    fn check_serving(&self) -> Result<(), Refusal> {
+        match self.0.vitals.phase() {
+            Phase::Serving => Ok(()),
+            Phase::Starting => Err(Refusal::Starting("totals are being loaded and the journal replayed")),
+            Phase::Stopping => Err(Refusal::Stopping),
+        }
+    }
+
+    fn lookup(&self) -> Result<&Arc<dyn Lookup>, Refusal> {
+        self.0.lookup.get().ok_or(Refusal::Starting("the store has not been reached yet"))
+    }
+}
+
+/// When the next commit begins.
+///
+/// A commit costs a wake-up, a write and an fdatasync, whoever many wait for it. So while a crowd
+/// is being served, the writer waits until half of it waits again, or for [`PAUSE`] since the
+/// last commit; a lone client makes up the whole crowd and never waits.
+#[derive(Debug, Default)]
+struct Pace {
+    /// About how many clients there are: the most that were seen waiting lately.
+    crowd: usize,
+    began: Duration,
+}
+
+impl Pace {
+    fn wait<D: Disk>(&self, bell: &Bell, writer: &Writer<D>, now: Now) {
+        let mut until = now.elapsed + IDLE;
+        until = writer.deadline().map_or(until, |deadline| deadline.min(until));
+        if self.crowd > 1 {
+            until = until.min(self.began + PAUSE);
+        }
+        let enough = (self.crowd / 2).max(1);
+        let time = until.saturating_sub(now.elapsed);
+        if bell.waiting() < enough && !time.is_zero() {
+            bell.sleep(enough, time);
+        }
+    }
+
+    fn took(&mut self, taken: usize, waiting: usize, now: Now) {
+        self.crowd = (taken + waiting).max(self.crowd - self.crowd.div_ceil(4));
+        self.began = now.elapsed;
+    }
+}
+
+/// The engine, as a front door's thread sees it.
+#[derive(Clone, Debug)]
+pub struct EngineFront {
+    lane: Lane,
+    engine: Engine,
+}
+
+impl EngineFront {
+    fn hand_over(&self, entries: &Entries, unit: Option<(&str, Fingerprint)>) -> Result<Waiting, Refusal> {
+        self.engine.check_serving()?;
+        let unit = unit.map(|(id, fingerprint)| entries.to_unit(id, &fingerprint));
+        let packed = unit.as_deref().unwrap_or(entries.bytes());
+        let max_bytes = self.engine.0.max_request_bytes;
+        if packed.len() as u64 > max_bytes {
+            return Err(Refusal::TooLarge { max_bytes });
+        }
+        self.lane.count(packed)
+    }
+
+    async fn ask_store(&self, key: String, known: Option<i64>) -> Result<Option<i64>, Refusal> {
+        let (reply, answer) = oneshot::channel();
+        self.engine.lookup()?.total(key, reply);
+        match answer.await.unwrap_or(Err(Refusal::Stopping)) {
+            // Reads of one key go on from memory while the store is away.
+            Err(_) if known.is_some() => Ok(known),
+            answered => answered,
+        }
+    }
+}
+
+impl Front for EngineFront {
+    fn count(
+        &self,
+        entries: &Entries,
+        unit: Option<(&str, Fingerprint)>,
+    ) -> impl Future<Output = Result<Counted, Refusal>> + Send {
+        let handed_over = self.hand_over(entries, unit);
+        async move {
+            match handed_over?.await {
+                Answer::Counted(counted) => Ok(counted),
+                Answer::Refused(refusal) => Err(*refusal),
+                Answer::Total(_) => Err(Refusal::Stopping),
+            }
+        }
+    }
+
+    async fn total(&self, key: &str) -> Result<Option<i64>, Refusal> {
+        self.engine.check_serving()?;
+        match self.lane.read(key)?.await {
+            Answer::Total(Some((total, true))) => Ok(Some(total)),
+            Answer::Total(known) => self.ask_store(key.to_owned(), known.map(|(total, _)| total)).await,
+            Answer::Refused(refusal) => Err(*refusal),
+            Answer::Counted(_) => Err(Refusal::Stopping),
+        }
+    }
+
+    async fn page(&self, request: PageRequest) -> Result<Page, Refusal> {
+        self.engine.check_serving()?;
+        let (reply, answer) = oneshot::channel();
+        self.engine.lookup()?.page(request, reply);
+        answer.await.unwrap_or(Err(Refusal::Stopping))
+    }
+}

@@ -1,0 +1,109 @@
+//! From an open journal and a store's totals to a writer.
+
+use counter::{Seq, StoreId};
+use journal::{Disk, Fatal, Identity, Journal, OpenError};
+
+use crate::machine::{Limits, Machine};
+use crate::writer::{Policy, Writer};
+
+/// An engine that has its journal and not yet its totals.
+#[derive(Debug)]
+pub struct Starting<D: Disk> {
+    machine: Machine,
+    journal: Journal<D>,
+    policy: Policy,
+    limits: Limits,
+    seed: u64,
+}
+
+impl<D: Disk> Starting<D> {
+    /// `seed` is for the hash table of the counters.
+    #[must_use]
+    pub fn new(journal: Journal<D>, limits: Limits, policy: Policy, seed: u64) -> Self {
+        Self { machine: Machine::new(limits, seed), journal, policy, limits, seed }
+    }
+
+    /// Which journal this is, and into which store it was flushed.
+    #[must_use]
+    pub fn identity(&self) -> &Identity {
+        self.journal.identity()
+    }
+
+    /// The journal's newest record.
+    #[must_use]
+    pub fn last(&self) -> Seq {
+        self.journal.last()
+    }
+
+    /// The oldest record that can be replayed.
+    #[must_use]
+    pub fn first_kept(&self) -> Seq {
+        self.journal.first_kept()
+    }
+
+    /// The watermark that the journal itself remembers; the store's may be higher.
+    #[must_use]
+    pub fn applied(&self) -> Seq {
+        self.journal.applied()
+    }
+
+    /// Whether the journal holds increments after `watermark`.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn holds_increments_after(&self, watermark: Seq) -> Result<bool, OpenError> {
+        let mut found = false;
+        self.journal.replay(watermark, &mut |record| {
+            found |= !record.payload.is_empty();
+            Ok(())
+        })?;
+        Ok(found)
+    }
+
+    /// Remembers the store.
+    ///
+    /// # Errors
+    /// See [`Fatal`].
+    pub fn set_store(&mut self, store: StoreId) -> Result<(), Fatal> {
+        self.journal.set_store(store)
+    }
+
+    /// Begins a new journal for another store; nothing may be pending.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn begin_anew(self, store: StoreId) -> Result<Self, OpenError> {
+        Ok(Self { journal: self.journal.begin_anew(store)?, ..self })
+    }
+
+    /// Forgets what was loaded: the store went away in the middle.
+    pub fn unload(&mut self) {
+        self.machine = Machine::new(self.limits, self.seed);
+    }
+
+    /// Takes a total over from the store.
+    ///
+    /// # Errors
+    /// There are more than `max_counters`.
+    pub fn load(&mut self, key: &str, total: i64) -> Result<(), String> {
+        self.machine.load(key, total)
+    }
+
+    /// Replays what the store doesn't have: the records after `watermark`, which belongs to the
+    /// totals that were loaded. Returns the writer and how many records were replayed.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn replay(mut self, watermark: Seq) -> Result<(Writer<D>, u64), OpenError> {
+        let Self { machine, journal, .. } = &mut self;
+        machine.loaded(watermark);
+        let mut records = 0;
+        journal.replay(watermark, &mut |record| {
+            machine.replay(record.seq, record.accepted_ms, record.payload);
+            records += 1;
+            Ok(())
+        })?;
+        self.journal.trim(watermark);
+        Ok((Writer::new(self.machine, self.journal, self.policy), records))
+    }
+}

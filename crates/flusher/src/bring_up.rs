@@ -1,0 +1,220 @@
+//! From an open journal and a store to a writer, or to a refusal that names the ways out.
+
+use counter::{JournalId, Seq, StoreId};
+use engine::{Freshness, Now, Starting, Writer};
+use journal::{Disk, Fatal, OpenError};
+use store::{Claim, ClaimError, LoadError, Standing, Store, StoreError, StoreReader};
+
+use crate::backoff::{Backoff, Stop};
+
+/// Why a start was refused. Nothing was changed, but for the database being made and migrated.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The store refused for good; its text says what to do.
+    #[error("{0}")]
+    Refused(String),
+    /// Told to stop while the store was waited for.
+    #[error("told to stop before the store was reached")]
+    Stopped,
+    /// The journal could not be read or written.
+    #[error(transparent)]
+    Journal(#[from] OpenError),
+    /// The journal could not be written.
+    #[error(transparent)]
+    Fatal(#[from] Fatal),
+    /// The data directory belongs to another store, and increments are pending.
+    #[error(
+        "the data directory holds increments that are not flushed, for another store ({theirs}) than the \
+         one given ({given}). Ways out: start with the store they belong to, let it flush and stop; then \
+         this one can be taken. Or name an empty data directory with --data-dir (the pending increments \
+         stay where they are; `incrementer journal inspect` shows them)"
+    )]
+    OtherStore {
+        /// For which store they are.
+        theirs: StoreId,
+        /// Which one was given.
+        given: StoreId,
+    },
+    /// The store has more of this journal than the journal itself.
+    #[error(
+        "the store holds journal {journal} up to seq {watermark}, but the data directory ends at seq {last}: \
+         it was restored from an older copy, or the store belongs to a newer one. Ways out: bring back the \
+         newest copy of the data directory; or, if that is lost, name an empty one with --data-dir: a new \
+         journal begins, and every total that was flushed stays in the store"
+    )]
+    JournalBehind {
+        /// The journal.
+        journal: JournalId,
+        /// What the store has.
+        watermark: Seq,
+        /// What the data directory has.
+        last: Seq,
+    },
+    /// The store lost what had been applied, and the journal no longer has it.
+    #[error(
+        "the store holds journal {journal} up to seq {watermark}, but the data directory begins at seq \
+         {first_kept}: seq {} to {} were applied once and are lost in the store (a failover or a restore lost \
+         its last commits). Ways out: bring back a newer copy of the store; or accept the loss and name an \
+         empty data directory with --data-dir, after moving what is pending: `incrementer journal inspect` \
+         shows it",
+        .watermark.0 + 1,
+        .first_kept.0 - 1
+    )]
+    StoreForgot {
+        /// The journal.
+        journal: JournalId,
+        /// What the store has.
+        watermark: Seq,
+        /// The oldest record that is left.
+        first_kept: Seq,
+    },
+}
+
+/// An engine that is up to date with its store.
+#[derive(Debug)]
+pub struct Started<D: Disk> {
+    /// To be run.
+    pub writer: Writer<D>,
+    /// What the flusher writes as.
+    pub claim: Claim,
+    /// The watermarks of the other journals when the totals were loaded.
+    pub others: Vec<(JournalId, Seq)>,
+    /// How many records were replayed.
+    pub replayed: u64,
+    /// How many counters were loaded.
+    pub loaded: u64,
+}
+
+/// Brings an engine up: makes the store ready, checks that it and the journal belong together,
+/// claims the journal, loads the totals, replays what the store doesn't have. A store that is
+/// away is waited for. `claim_as` makes the claim's random owner; `now` tells when the totals
+/// were asked for.
+///
+/// # Errors
+/// See [`StartError`].
+pub fn bring_up<D: Disk>(
+    mut starting: Starting<D>,
+    store: &mut dyn Store,
+    reader: &mut dyn StoreReader,
+    owner: counter::OwnerId,
+    freshness: &Freshness,
+    now: &dyn Fn() -> Now,
+    stop: &Stop,
+) -> Result<Started<D>, StartError> {
+    let mut waiting =
+        Waiting { backoff: Backoff::new(u64::from_le_bytes(first_half(owner.0))), stop, said: false };
+    let id = waiting.until(&mut || store.prepare())?;
+    starting = fit_store(starting, id)?;
+    let journal = starting.identity().journal;
+    let claim = Claim { journal, owner };
+    loop {
+        let standing = waiting.until(&mut || store.standing(journal))?;
+        check_place(&starting, standing)?;
+        match store.claim(&claim, standing) {
+            Ok(()) => break,
+            Err(ClaimError::Moved) => {}
+            Err(ClaimError::Store(error)) => waiting.after(error)?,
+        }
+    }
+    let (others, watermark, loaded) = loop {
+        // In this order: what others flush after the look is seen as a move by the next one.
+        let began = now();
+        let others = waiting.until(&mut || reader.others(journal))?;
+        starting.unload();
+        let mut loaded = 0;
+        let outcome = store.load(journal, &mut |key, total| {
+            loaded += 1;
+            starting.load(key, total)
+        });
+        match outcome {
+            Ok(watermark) => {
+                freshness.looked(began.elapsed_ms(), false);
+                break (others, watermark, loaded);
+            }
+            Err(LoadError::Stopped(reason)) => return Err(StartError::Refused(reason)),
+            Err(LoadError::Store(error)) => waiting.after(error)?,
+        }
+    };
+    // From the claim on nobody else moves the watermark, so this only fails where somebody does.
+    check_place(&starting, Some(Standing { owner, watermark }))?;
+    let (writer, replayed) = starting.replay(watermark)?;
+    Ok(Started { writer, claim, others, replayed, loaded })
+}
+
+/// Sees to it that the journal belongs to store `id`.
+fn fit_store<D: Disk>(mut starting: Starting<D>, id: StoreId) -> Result<Starting<D>, StartError> {
+    match starting.identity().store {
+        Some(theirs) if theirs == id => {}
+        None => starting.set_store(id)?,
+        Some(theirs) => {
+            if starting.holds_increments_after(starting.applied())? {
+                return Err(StartError::OtherStore { theirs, given: id });
+            }
+            let old = starting.identity().journal;
+            starting = starting.begin_anew(id)?;
+            let new = starting.identity().journal;
+            tracing::info!(
+                %old, %new, store = %id,
+                "The store is another one than before and nothing was pending: a new journal begins"
+            );
+        }
+    }
+    Ok(starting)
+}
+
+/// Whether the watermark lies where the journal can go on from.
+fn check_place<D: Disk>(starting: &Starting<D>, standing: Option<Standing>) -> Result<(), StartError> {
+    let journal = starting.identity().journal;
+    let watermark = standing.map_or(Seq::ZERO, |standing| standing.watermark);
+    let (last, first_kept) = (starting.last(), starting.first_kept());
+    if watermark > last {
+        return Err(StartError::JournalBehind { journal, watermark, last });
+    }
+    if watermark.next() < first_kept {
+        return Err(StartError::StoreForgot { journal, watermark, first_kept });
+    }
+    if watermark < starting.applied() {
+        let applied = starting.applied();
+        tracing::warn!(
+            %journal, %watermark, %applied,
+            "The store forgot a part of what it had confirmed; the journal still has it, and it is applied again"
+        );
+    }
+    Ok(())
+}
+
+/// Waits for a store that is away.
+struct Waiting<'a> {
+    backoff: Backoff,
+    stop: &'a Stop,
+    said: bool,
+}
+
+impl Waiting<'_> {
+    fn until<T>(&mut self, attempt: &mut dyn FnMut() -> Result<T, StoreError>) -> Result<T, StartError> {
+        loop {
+            match attempt() {
+                Ok(done) => return Ok(done),
+                Err(error) => self.after(error)?,
+            }
+        }
+    }
+
+    fn after(&mut self, error: StoreError) -> Result<(), StartError> {
+        match error {
+            StoreError::Refused(reason) => Err(StartError::Refused(reason)),
+            StoreError::Unavailable(reason) => {
+                if !std::mem::replace(&mut self.said, true) {
+                    tracing::warn!(reason, "The store is away; waiting for it before increments are taken");
+                }
+                if self.stop.wait(self.backoff.pause()) { Ok(()) } else { Err(StartError::Stopped) }
+            }
+        }
+    }
+}
+
+fn first_half(bytes: [u8; 16]) -> [u8; 8] {
+    let mut half = [0; 8];
+    half.copy_from_slice(&bytes[..8]);
+    half
+}

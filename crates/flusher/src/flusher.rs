@@ -1,0 +1,161 @@
+//! Applies batches, one at a time, each for as long as it takes.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::mpsc::Receiver;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use counter::{Applied, Batch};
+use engine::{Control, Controls, Freshness};
+use store::{ApplyError, Claim, Store, StoreError};
+
+use crate::backoff::{Backoff, Stop};
+
+/// While a store stays away, it is said again so often.
+const REMIND: Duration = Duration::from_secs(30);
+
+/// Why no batch can be applied any more. The instance has to stop taking increments.
+#[derive(Debug, thiserror::Error)]
+pub enum FlushError {
+    /// Another start owns the journal.
+    #[error(
+        "another server has taken over this journal: {0}. The data directory was copied and the copy \
+         started, or replaced. What this server acknowledged and had not flushed is in its data directory \
+         alone: don't start it again beside the other one; `incrementer journal inspect` shows what is pending"
+    )]
+    Fenced(String),
+    /// The store lost what it had confirmed.
+    #[error(
+        "the store has forgotten commits that it had confirmed: {0} (a failover or a restore). Start this \
+         server again: it applies again what its journal still has, or says what is missing"
+    )]
+    Forgot(String),
+}
+
+/// What can be seen of a flusher from outside.
+#[derive(Debug, Default)]
+pub struct FlushVitals {
+    /// Batches that the store has confirmed.
+    pub flushes: AtomicU64,
+    /// Updates in them, one per key.
+    pub flushed_updates: AtomicU64,
+    /// Attempts that failed.
+    pub failures: AtomicU64,
+    /// Parts of batches that went into the table `set_aside`.
+    pub set_aside: AtomicU64,
+    /// Requests that the store had counted before, under the same idempotency key.
+    pub duplicates: AtomicU64,
+    /// Time spent in flushes that succeeded, microseconds.
+    pub flush_us: AtomicU64,
+    /// Why the last attempt failed; `None` where it succeeded.
+    trouble: Mutex<Option<String>>,
+}
+
+impl FlushVitals {
+    /// Why the store could not be reached at the last attempt; `None` where it could.
+    #[must_use]
+    pub fn trouble(&self) -> Option<String> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set_trouble(&self, trouble: Option<String>) {
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
+    }
+}
+
+/// Owns the store's connection.
+#[derive(Debug)]
+pub struct Flusher<S> {
+    store: S,
+    claim: Claim,
+    controls: Controls,
+    freshness: Arc<Freshness>,
+    vitals: Arc<FlushVitals>,
+    backoff: Backoff,
+}
+
+impl<S: AsMut<dyn Store>> Flusher<S> {
+    /// Writes as `claim`; reports to the writer behind `controls`.
+    #[must_use]
+    pub fn new(
+        store: S,
+        claim: Claim,
+        controls: Controls,
+        freshness: Arc<Freshness>,
+        vitals: Arc<FlushVitals>,
+    ) -> Self {
+        let seed = claim.owner.0.iter().fold(0, |seed: u64, byte| seed << 4 ^ u64::from(*byte));
+        Self { store, claim, controls, freshness, vitals, backoff: Backoff::new(seed) }
+    }
+
+    /// The flusher's thread: applies what comes until there is no more, or until it is stopped
+    /// between two attempts.
+    ///
+    /// # Errors
+    /// See [`FlushError`].
+    pub fn run(&mut self, batches: &Receiver<Arc<Batch>>, stop: &Stop) -> Result<(), FlushError> {
+        for batch in batches {
+            let Some((applied, epoch)) = self.flush(&batch, stop)? else { return Ok(()) };
+            self.controls.send(Control::Settled { applied, epoch });
+        }
+        Ok(())
+    }
+
+    /// One batch, as often as it takes; `None` when it is stopped.
+    fn flush(&mut self, batch: &Batch, stop: &Stop) -> Result<Option<(Applied, u32)>, FlushError> {
+        let mut reminded: Option<Instant> = None;
+        loop {
+            let epoch = self.freshness.epoch();
+            let start = Instant::now();
+            match self.store.as_mut().apply(&self.claim, batch) {
+                Ok(applied) => {
+                    self.succeeded(batch, &applied, start.elapsed(), reminded.is_some());
+                    return Ok(Some((applied, epoch)));
+                }
+                Err(error @ ApplyError::Fenced { .. }) => return Err(FlushError::Fenced(error.to_string())),
+                Err(error @ ApplyError::Forgot { .. }) => return Err(FlushError::Forgot(error.to_string())),
+                Err(ApplyError::Store(StoreError::Unavailable(reason) | StoreError::Refused(reason))) => {
+                    self.failed(batch, reason, &mut reminded);
+                }
+            }
+            if !stop.wait(self.backoff.pause()) {
+                return Ok(None);
+            }
+        }
+    }
+
+    fn succeeded(&mut self, batch: &Batch, applied: &Applied, took: Duration, was_away: bool) {
+        self.backoff.reset();
+        self.vitals.set_trouble(None);
+        let add = |number: &AtomicU64, more: u64| number.fetch_add(more, Relaxed);
+        add(&self.vitals.flushes, 1);
+        add(&self.vitals.flushed_updates, batch.rows().len() as u64);
+        add(&self.vitals.set_aside, applied.set_aside.len() as u64);
+        add(&self.vitals.duplicates, applied.duplicates.len() as u64);
+        add(&self.vitals.flush_us, took.as_micros() as u64);
+        let (upto, updates) = (batch.upto(), batch.rows().len());
+        if was_away {
+            tracing::info!(%upto, updates, "The store is back; what is pending is being flushed");
+        }
+        tracing::debug!(%upto, updates, took_ms = took.as_millis() as u64, "Flushed a batch");
+        for aside in &applied.set_aside {
+            tracing::error!(
+                key = aside.key, value = %aside.value, reason = aside.reason, %upto,
+                "The store refused an update for good; it was put into the table set_aside"
+            );
+        }
+    }
+
+    fn failed(&mut self, batch: &Batch, reason: String, reminded: &mut Option<Instant>) {
+        self.vitals.failures.fetch_add(1, Relaxed);
+        if reminded.is_none_or(|at| at.elapsed() >= REMIND) {
+            let updates = batch.rows().len();
+            tracing::warn!(
+                reason, upto = %batch.upto(), updates,
+                "A flush failed and is tried again until it succeeds; increments are still taken"
+            );
+            *reminded = Some(Instant::now());
+        }
+        self.vitals.set_trouble(Some(reason));
+    }
+}
