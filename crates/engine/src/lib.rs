@@ -16,6 +16,8 @@ mod front;
 mod ids;
 mod lane;
 mod machine;
+#[cfg(test)]
+mod machine_tests;
 mod start;
 mod vitals;
 mod writer;

@@ -1,0 +1,255 @@
+//! Any run of requests, flushes, refreshes and flushes of others, against a model that counts by
+//! itself.
+
+use std::collections::BTreeMap;
+
+use counter::{Applied, Batch, Entries, Seq};
+use proptest::prelude::*;
+
+use crate::front::Refusal;
+use crate::machine::{Limits, Machine, UnitSums};
+
+const MAX_COUNTERS: u64 = 6;
+
+#[derive(Clone, Debug)]
+enum Step {
+    /// A request; with an id it is a unit.
+    Request(Vec<(String, i64)>, Option<u8>),
+    HandOver,
+    /// The store applies what is in flight; the writer settles it in slices of so many rows.
+    Settle(usize),
+    /// Another instance flushes.
+    Foreign(String, i64),
+    Refresh(String),
+}
+
+fn key() -> impl Strategy<Value = String> {
+    prop_oneof!["[a-d]", "[a-h]"]
+}
+
+fn value() -> impl Strategy<Value = i64> {
+    prop_oneof![4 => -5..5_i64, 1 => Just(i64::MAX), 1 => Just(i64::MIN), 1 => any::<i64>()]
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let entries = proptest::collection::vec((key(), value()), 1..5);
+    prop_oneof![
+        8 => (entries, proptest::option::weighted(0.3, 0..5_u8)).prop_map(|(e, id)| Step::Request(e, id)),
+        3 => Just(Step::HandOver),
+        3 => (1..4_usize).prop_map(Step::Settle),
+        1 => (key(), -3..3_i64).prop_map(|(key, value)| Step::Foreign(key, value)),
+        2 => key().prop_map(Step::Refresh),
+    ]
+}
+
+/// A store that counts in 128 bits, and knows which ids it has seen.
+#[derive(Default)]
+struct Store {
+    totals: BTreeMap<String, i64>,
+    set_aside: BTreeMap<String, i128>,
+    watermark: Seq,
+}
+
+impl Store {
+    fn apply(&mut self, batch: &Batch) -> Applied {
+        assert_eq!(batch.from(), self.watermark);
+        self.watermark = batch.upto();
+        let mut applied = Applied::default();
+        for (at, row) in batch.rows().iter().enumerate() {
+            let units = batch.units().iter().flat_map(|unit| &unit.increments);
+            let units: i128 = units.filter(|(of, _)| *of as usize == at).map(|(_, v)| i128::from(*v)).sum();
+            let key = batch.key(row).to_owned();
+            let sum = i128::from(self.totals.get(&key).copied().unwrap_or(0)) + row.sum + units;
+            match i64::try_from(sum) {
+                Ok(total) => drop(self.totals.insert(key.clone(), total)),
+                Err(_) => *self.set_aside.entry(key.clone()).or_default() += row.sum + units,
+            }
+            applied.totals.push(self.totals.get(&key).copied());
+        }
+        applied
+    }
+}
+
+/// What the machine should say, without other instances.
+#[derive(Default)]
+struct Model {
+    totals: BTreeMap<String, i64>,
+    ids: BTreeMap<u8, Vec<(String, i64)>>,
+}
+
+#[derive(Debug, PartialEq)]
+enum Verdict {
+    Counted(i64),
+    Replayed,
+    Refused,
+}
+
+impl Model {
+    fn request(&mut self, entries: &[(String, i64)], id: Option<u8>) -> Verdict {
+        if let Some(before) = id.and_then(|id| self.ids.get(&id)) {
+            return if before == entries { Verdict::Replayed } else { Verdict::Refused };
+        }
+        let mut totals = self.totals.clone();
+        let mut last = 0;
+        for (key, value) in entries {
+            if !totals.contains_key(key) && totals.len() as u64 >= MAX_COUNTERS {
+                return Verdict::Refused;
+            }
+            let total = totals.entry(key.clone()).or_insert(0);
+            let Some(sum) = total.checked_add(*value) else { return Verdict::Refused };
+            *total = sum;
+            last = sum;
+        }
+        self.totals = totals;
+        self.ids.extend(id.map(|id| (id, entries.to_vec())));
+        Verdict::Counted(last)
+    }
+}
+
+fn packed(entries: &[(String, i64)], id: Option<u8>) -> Vec<u8> {
+    let mut packed = Entries::new();
+    for (key, value) in entries {
+        packed.push(key, *value).unwrap();
+    }
+    let Some(id) = id else { return packed.bytes().to_vec() };
+    let mut fingerprint = [0; 16];
+    for (at, byte) in format!("{entries:?}").bytes().enumerate() {
+        fingerprint[at % 16] ^= byte.rotate_left(at as u32 / 16);
+    }
+    packed.to_unit(&id.to_string(), &fingerprint)
+}
+
+fn machine() -> Machine {
+    Machine::new(Limits { max_counters: MAX_COUNTERS, max_ids: 100 }, 1)
+}
+
+/// Runs the steps; at the end everything is flushed.
+fn run(steps: &[Step], foreign: bool) -> (Machine, Store, BTreeMap<String, i128>) {
+    let (mut machine, mut store, mut model) = (machine(), Store::default(), Model::default());
+    let mut counted: BTreeMap<String, i128> = BTreeMap::new();
+    let mut seq = Seq::ZERO;
+    let flush = |machine: &mut Machine, store: &mut Store, slice: usize| {
+        let Some(batch) = machine.in_flight().cloned() else { return };
+        let applied = store.apply(&batch);
+        let units = UnitSums::of_batch(&batch);
+        for start in (0..batch.rows().len()).step_by(slice) {
+            machine.settle(&applied, &units, start..(start + slice).min(batch.rows().len()), 1);
+            // Between two slices no answer of the store can be put together with what is pending.
+            let (key, total) =
+                store.totals.iter().next().map_or(("a", None), |(k, t)| (k.as_str(), Some(*t)));
+            if machine.read(key).is_some() {
+                assert_eq!(machine.refresh(key, total, store.watermark, 1), None);
+            }
+        }
+        machine.settled();
+    };
+    for step in steps {
+        match step {
+            Step::Request(entries, id) => {
+                let before: Vec<_> = ('a'..='h').map(|key| machine.read(&key.to_string())).collect();
+                let outcome = machine.admit(&packed(entries, *id), 1000);
+                let new = matches!(&outcome, Ok(counted) if !counted.replayed);
+                if new {
+                    seq = seq.next();
+                    machine.committed(1000);
+                    for (key, value) in entries {
+                        *counted.entry(key.clone()).or_default() += i128::from(*value);
+                    }
+                } else {
+                    let after: Vec<_> = ('a'..='h').map(|key| machine.read(&key.to_string())).collect();
+                    assert_eq!(before, after, "a request that was not counted changed something");
+                }
+                if !foreign {
+                    let verdict = match outcome {
+                        Ok(counted) if counted.replayed => Verdict::Replayed,
+                        Ok(counted) => Verdict::Counted(counted.total),
+                        Err(_) => Verdict::Refused,
+                    };
+                    assert_eq!(verdict, model.request(entries, *id));
+                }
+            }
+            Step::HandOver if machine.in_flight().is_none() => {
+                machine.seal(seq);
+                machine.hand_over();
+            }
+            Step::Settle(slice) => flush(&mut machine, &mut store, *slice),
+            Step::Foreign(key, value) if foreign => {
+                let total = store.totals.entry(key.clone()).or_insert(0);
+                if let Some(sum) = total.checked_add(*value) {
+                    *total = sum;
+                    *counted.entry(key.clone()).or_default() += i128::from(*value);
+                }
+            }
+            Step::Refresh(key) => {
+                let stored = store.totals.get(key).copied();
+                let answer = machine.refresh(key, stored, store.watermark, 1);
+                if !foreign {
+                    assert_eq!(answer, Some(model.totals.get(key).copied()));
+                }
+            }
+            Step::HandOver | Step::Foreign(..) => {}
+        }
+        if !foreign {
+            for (key, total) in &model.totals {
+                assert_eq!(machine.read(key).map(|read| read.0), Some(*total), "{key}");
+            }
+        }
+    }
+    for _ in 0..2 {
+        flush(&mut machine, &mut store, 3);
+        machine.seal(seq);
+        machine.hand_over();
+    }
+    flush(&mut machine, &mut store, 3);
+    (machine, store, counted)
+}
+
+proptest! {
+    #[test]
+    fn alone_it_says_what_the_model_says(steps in proptest::collection::vec(step(), 1..60)) {
+        let (machine, store, counted) = run(&steps, false);
+        prop_assert_eq!(machine.oldest_ms(), None);
+        let stored: BTreeMap<_, _> = store.totals.iter().map(|(k, v)| (k.clone(), i128::from(*v))).collect();
+        prop_assert_eq!(stored, counted);
+        prop_assert!(store.set_aside.is_empty());
+    }
+
+    #[test]
+    fn beside_others_nothing_is_lost_or_counted_twice(steps in proptest::collection::vec(step(), 1..60)) {
+        let (mut machine, store, counted) = run(&steps, true);
+        for (key, sum) in counted {
+            let stored = store.totals.get(&key).map_or(0, |total| i128::from(*total));
+            let aside = store.set_aside.get(&key).copied().unwrap_or(0);
+            prop_assert_eq!(stored + aside, sum, "{}", key);
+            let total = store.totals.get(&key).copied();
+            prop_assert_eq!(machine.refresh(&key, total, store.watermark, 1), Some(total.or(
+                machine.read(&key).map(|_| 0)
+            )));
+        }
+    }
+}
+
+#[test]
+fn a_refused_entry_is_named_and_takes_its_request_back() {
+    let mut machine = machine();
+    machine.admit(&packed(&[("a".into(), i64::MAX)], None), 1).unwrap();
+    let request = [("new".to_owned(), 1), ("a".into(), -1), ("a".into(), 1), ("a".into(), 1)];
+    let refusal = machine.admit(&packed(&request, None), 1).unwrap_err();
+    let total = i64::MAX;
+    assert_eq!(refusal, Refusal::Overflow { entry: 3, key: "a".to_owned(), total, value: 1 });
+    assert_eq!((machine.read("new"), machine.counters()), (None, 1));
+}
+
+#[test]
+fn a_batch_may_lead_from_one_end_of_the_range_to_the_other() {
+    let mut machine = machine();
+    machine.load("a", i64::MIN).unwrap();
+    for value in [i64::MAX, i64::MAX, 1] {
+        machine.admit(&packed(&[("a".into(), value)], None), 1).unwrap();
+    }
+    machine.committed(1);
+    machine.seal(Seq(1));
+    let batch = machine.hand_over().unwrap();
+    assert_eq!(batch.rows()[0].sum, i128::from(u64::MAX));
+    assert_eq!(machine.read("a").map(|read| read.0), Some(i64::MAX));
+}
