@@ -1,1 +1,56 @@
-//! x
+//! The HTTP front door of incrementer.
+//!
+//! [`Binding::bind`] takes an address, [`serve`] answers on it: one thread for each worker, each
+//! with its own event loop and its own listening socket on the shared port, so that a connection
+//! stays on one core for its life. What a request asks for goes to a [`Front`](engine::Front),
+//! which is the engine, or anything else that can count.
+//!
+//! The routes and their answers are described by [`OPENAPI`]. Refusals are RFC 9457 problem
+//! details. Nothing here waits without bound: bodies, header sections, connections and the time
+//! for each have a limit in [`Options`].
+//!
+//! # What never reaches the service
+//!
+//! hyper answers some requests by itself, with a bare status and `Connection: close`:
+//!
+//! - 400: no HTTP/1 at all; a header line that isn't one, is folded (obs-fold), or has a space
+//!   before its colon; a Content-Length that isn't digits (`+5`, `5, 5`) or comes twice with two
+//!   values; a Transfer-Encoding that doesn't end in `chunked`, or comes with HTTP/1.0.
+//! - 414: a request target over 65,534 bytes. 431: a header section over
+//!   [`Options::header_max_bytes`], or with more than 100 fields.
+//!
+//! A line may end in LF alone (RFC 9112, section 2.2, allows it), except inside chunked framing.
+//! Content-Length together with Transfer-Encoding: chunked framing counts, the length is dropped
+//! before the service could see it, and the connection is closed after the answer, so that no
+//! byte after it is ever taken for a request (RFC 9112, section 6.3, leaves the choice between
+//! that and a refusal).
+
+mod body;
+mod connection;
+mod counters;
+mod form;
+mod head;
+mod idempotency;
+mod increments;
+mod io;
+mod json;
+mod options;
+mod prefer;
+mod problem;
+mod server;
+mod service;
+mod stats;
+mod telemetry;
+mod text;
+mod watch;
+mod worker;
+
+pub use options::Options;
+pub use server::{BindError, Binding, Driver, Server, Stopped, WorkerExit, serve};
+pub use stats::{Route, Stats};
+pub use telemetry::{Readiness, Telemetry};
+
+pub(crate) use service::Payload;
+
+/// The OpenAPI 3.1 document of what is served here, as `/openapi.json` gives it.
+pub const OPENAPI: &str = include_str!("openapi.json");

@@ -1,0 +1,94 @@
+//! Counting: one increment, or many at once.
+
+use counter::{Decoder, Entries, Entry};
+use engine::{Counted, Front};
+use hyper::StatusCode;
+use hyper::body::Incoming;
+use hyper::header::{HeaderMap, HeaderName, HeaderValue};
+
+use crate::head::{Allowed, Format, Head};
+use crate::problem::Problem;
+use crate::service::{Answer, Worker};
+use crate::stats::Route;
+use crate::watch::Watch;
+use crate::{body, counters, form, idempotency, json};
+
+const ONE: Allowed = Allowed {
+    formats: &[Format::Json, Format::Form],
+    accept_post: "application/json, application/x-www-form-urlencoded",
+};
+
+const MANY: Allowed = Allowed {
+    formats: &[Format::Json, Format::Lines],
+    accept_post: "application/json, application/x-ndjson, application/jsonl",
+};
+
+const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
+
+/// `POST /increment`.
+pub(crate) async fn one<F: Front>(
+    worker: &Worker<F>,
+    watch: &Watch,
+    head: &Head<'_>,
+    headers: &HeaderMap,
+    body: &mut Incoming,
+) -> Result<Answer, Box<Problem>> {
+    let format = head.format(&ONE)?;
+    let id = head.idempotency_key()?;
+    let mut entries = worker.entries();
+    let parse = |bytes: &[u8]| match format {
+        Format::Form => form::one(bytes, &mut entries),
+        _ => json::one(bytes, &mut entries),
+    };
+    body::read(body, worker.options.increment_max_bytes, &worker.budget, watch, parse).await?;
+    let counted = count(worker, Route::Increment, &entries, id.as_deref()).await?;
+    let mut answer = Answer::empty(StatusCode::ACCEPTED);
+    if head.wants_representation(headers)
+        && let Some(Ok(Entry::Increment { key, .. })) = Decoder::new(entries.bytes()).next()
+    {
+        answer = Answer::json(StatusCode::OK, counters::counter(key, counted.total));
+        answer.headers.push((PREFERENCE_APPLIED, HeaderValue::from_static("return=representation")));
+    }
+    worker.recycle(entries);
+    Ok(marked(answer, counted))
+}
+
+/// `POST /increments`.
+pub(crate) async fn many<F: Front>(
+    worker: &Worker<F>,
+    watch: &Watch,
+    head: &Head<'_>,
+    body: &mut Incoming,
+) -> Result<Answer, Box<Problem>> {
+    let format = head.format(&MANY)?;
+    let id = head.idempotency_key()?;
+    let mut entries = Entries::new();
+    let parse = |bytes: &[u8]| match format {
+        Format::Lines => json::lines(bytes, &mut entries),
+        _ => json::array(bytes, &mut entries),
+    };
+    body::read(body, worker.options.increments_max_bytes, &worker.budget, watch, parse).await?;
+    if entries.count() == 0 {
+        return Err(Problem::invalid("there is no entry to count; send at least one"));
+    }
+    let counted = count(worker, Route::Increments, &entries, id.as_deref()).await?;
+    Ok(marked(Answer::empty(StatusCode::ACCEPTED), counted))
+}
+
+async fn count<F: Front>(
+    worker: &Worker<F>,
+    route: Route,
+    entries: &Entries,
+    id: Option<&str>,
+) -> Result<Counted, Box<Problem>> {
+    let unit = id.map(|id| (id, idempotency::fingerprint(route, entries)));
+    Ok(worker.front.count(entries, unit).await?)
+}
+
+fn marked(mut answer: Answer, counted: Counted) -> Answer {
+    if counted.replayed {
+        answer.headers.push((REPLAYED, HeaderValue::from_static("true")));
+    }
+    answer
+}

@@ -1,0 +1,208 @@
+//! From a request to its answer.
+
+use std::cell::RefCell;
+use std::convert::Infallible;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use counter::Entries;
+use engine::Front;
+use http_body_util::Full;
+use hyper::body::{Body, Incoming};
+use hyper::header::{ALLOW, CONNECTION, CONTENT_TYPE, EXPECT, HeaderMap, HeaderName, HeaderValue};
+use hyper::http::request::Parts;
+use hyper::{Method, Request, Response, StatusCode};
+
+use crate::body::Budget;
+use crate::head::Head;
+use crate::problem::{self, Problem};
+use crate::stats::{Route, Stats};
+use crate::watch::{Phase, Watch};
+use crate::{OPENAPI, Options, Readiness, Telemetry, body, counters, increments};
+
+/// The body of every answer.
+pub(crate) type Payload = Full<Bytes>;
+
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+
+/// What the connections of one worker share.
+pub(crate) struct Worker<F> {
+    pub(crate) index: usize,
+    pub(crate) front: F,
+    pub(crate) options: Options,
+    pub(crate) stats: Arc<Stats>,
+    pub(crate) telemetry: Arc<dyn Telemetry>,
+    pub(crate) budget: Arc<Budget>,
+    /// Used ones, so that a request needn't allocate.
+    pub(crate) spare_entries: RefCell<Vec<Entries>>,
+}
+
+impl<F> Worker<F> {
+    /// Empty entries.
+    #[inline]
+    pub(crate) fn entries(&self) -> Entries {
+        self.spare_entries.borrow_mut().pop().unwrap_or_default()
+    }
+
+    /// Takes entries back for the next request.
+    #[inline]
+    pub(crate) fn recycle(&self, mut entries: Entries) {
+        const MAX_SPARE: usize = 64;
+        let mut spare = self.spare_entries.borrow_mut();
+        if spare.len() < MAX_SPARE {
+            entries.clear();
+            spare.push(entries);
+        }
+    }
+}
+
+/// What is sent back.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    status: StatusCode,
+    body: Bytes,
+    pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
+    close: bool,
+}
+
+impl Answer {
+    pub(crate) fn empty(status: StatusCode) -> Self {
+        Self { status, body: Bytes::new(), headers: Vec::new(), close: false }
+    }
+
+    pub(crate) fn json(status: StatusCode, json: impl Into<Bytes>) -> Self {
+        Self::text(status, JSON, json)
+    }
+
+    fn text(status: StatusCode, media_type: HeaderValue, text: impl Into<Bytes>) -> Self {
+        Self { status, body: text.into(), headers: vec![(CONTENT_TYPE, media_type)], close: false }
+    }
+
+    /// `headers` are those of the request: their memory serves again, for the answer and, as
+    /// hyper keeps it, for the next request.
+    #[inline]
+    fn into_response(self, mut headers: HeaderMap) -> Response<Payload> {
+        headers.clear();
+        headers.extend(self.headers);
+        if self.close {
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        let mut response = Response::new(Full::new(self.body));
+        *response.status_mut() = self.status;
+        *response.headers_mut() = headers;
+        response
+    }
+}
+
+impl From<Box<Problem>> for Answer {
+    fn from(problem: Box<Problem>) -> Self {
+        let mut answer = Self::text(problem.status, problem::MEDIA_TYPE, problem.to_json());
+        answer.close = problem.close;
+        answer.headers.extend(problem.header);
+        answer
+    }
+}
+
+impl Route {
+    #[inline]
+    fn of(path: &str) -> Self {
+        match path {
+            "/increment" => Self::Increment,
+            "/increments" => Self::Increments,
+            "/counters" => Self::Counters,
+            "/healthz" => Self::Healthz,
+            "/readyz" => Self::Readyz,
+            "/metrics" => Self::Metrics,
+            "/openapi.json" => Self::Openapi,
+            _ if path.starts_with(COUNTER) => Self::Counter,
+            _ => Self::Unknown,
+        }
+    }
+}
+
+const COUNTER: &str = "/counters/";
+
+/// Answers one request.
+pub(crate) async fn handle<F: Front>(
+    worker: Rc<Worker<F>>,
+    watch: Rc<Watch>,
+    request: Request<Incoming>,
+) -> Result<Response<Payload>, Infallible> {
+    watch.enter(Phase::Busy);
+    let (parts, mut body) = request.into_parts();
+    let route = Route::of(parts.uri.path());
+    let mut answer = match answer(&worker, &watch, route, &parts, &mut body).await {
+        Ok(answer) => answer,
+        Err(problem) => Answer::from(problem),
+    };
+    if !body.is_end_stream() && !answer.close {
+        // To ask for the rest would invite a client that waits for "100 Continue" to send it.
+        answer.close = parts.headers.contains_key(EXPECT) || !body::is_here(&mut body).await;
+    }
+    worker.stats.count_request(worker.index, route, answer.status.as_u16());
+    watch.enter(Phase::Idle);
+    Ok(answer.into_response(parts.headers))
+}
+
+#[inline]
+async fn answer<F: Front>(
+    worker: &Worker<F>,
+    watch: &Watch,
+    route: Route,
+    parts: &Parts,
+    body: &mut Incoming,
+) -> Result<Answer, Box<Problem>> {
+    let head = Head::read(parts.version, &parts.headers)?;
+    match route {
+        Route::Increment if parts.method == Method::POST => {
+            increments::one(worker, watch, &head, &parts.headers, body).await
+        }
+        Route::Increments if parts.method == Method::POST => {
+            increments::many(worker, watch, &head, body).await
+        }
+        Route::Increment | Route::Increments => Err(method_not_allowed("POST")),
+        Route::Unknown => {
+            let detail = "there is no such resource; /openapi.json lists those there are";
+            Err(Problem::new(StatusCode::NOT_FOUND, "no_such_resource", detail))
+        }
+        _ if parts.method != Method::GET && parts.method != Method::HEAD => {
+            Err(method_not_allowed("GET, HEAD"))
+        }
+        Route::Counter => {
+            let path = parts.uri.path();
+            counters::one(&worker.front, path.strip_prefix(COUNTER).unwrap_or_default()).await
+        }
+        Route::Counters => counters::page(&worker.front, parts.uri.query().unwrap_or_default()).await,
+        Route::Healthz => Ok(Answer::json(StatusCode::OK, "{\"status\":\"alive\"}")),
+        Route::Readyz => readyz(&*worker.telemetry),
+        Route::Metrics => Ok(metrics(&*worker.telemetry)),
+        Route::Openapi => Ok(Answer::json(StatusCode::OK, OPENAPI)),
+    }
+}
+
+fn method_not_allowed(allow: &'static str) -> Box<Problem> {
+    let detail = "this method can't be used here; the Allow header lists those that can";
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail)
+        .with_header(ALLOW, HeaderValue::from_static(allow))
+}
+
+fn readyz(telemetry: &dyn Telemetry) -> Result<Answer, Box<Problem>> {
+    match telemetry.readiness() {
+        Readiness::Ready { degraded } => {
+            let json = serde_json::json!({ "status": "ready", "degraded": degraded });
+            Ok(Answer::json(StatusCode::OK, json.to_string()))
+        }
+        Readiness::NotReady { reason } => {
+            let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "not_ready", reason);
+            Err(problem.retry_after("1"))
+        }
+    }
+}
+
+fn metrics(telemetry: &dyn Telemetry) -> Answer {
+    let mut text = String::new();
+    telemetry.metrics(&mut text);
+    let media_type = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+    Answer::text(StatusCode::OK, media_type, text)
+}

@@ -1,0 +1,262 @@
+//! One worker: an event loop that accepts connections, serves them and keeps their deadlines.
+
+use std::cell::RefCell;
+use std::io;
+use std::net::TcpListener as StdListener;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use engine::Front;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Notify, watch as signal};
+use tokio::task::{JoinHandle, spawn_local};
+use tokio::time::{Interval, MissedTickBehavior, interval, sleep, sleep_until};
+use tracing::{error, warn};
+
+use crate::body::Budget;
+use crate::io::Socket;
+use crate::server::panic_text;
+use crate::service::{Worker, handle};
+use crate::stats::Stats;
+use crate::watch::Watchdog;
+use crate::{Driver, Options, Telemetry, connection, problem};
+
+/// How many connections over the limit are being turned away with patience, for each worker. Any
+/// more are dropped.
+const MAX_REFUSING: usize = 256;
+/// How long to wait after an accept that failed for want of something.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What a worker gets from the thread that starts it.
+pub(crate) struct Seat {
+    pub(crate) index: usize,
+    pub(crate) listener: StdListener,
+    pub(crate) options: Options,
+    pub(crate) stats: Arc<Stats>,
+    pub(crate) telemetry: Arc<dyn Telemetry>,
+    pub(crate) budget: Arc<Budget>,
+    pub(crate) stop: signal::Receiver<Option<Instant>>,
+}
+
+/// Serves until it is asked to stop; how many connections were cut off then.
+///
+/// # Errors
+/// In words, what made it end unasked.
+pub(crate) fn run<F: Front>(
+    seat: Seat,
+    make: &dyn Fn(usize) -> (F, Option<Driver>),
+) -> Result<usize, String> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .enable_time()
+        .build_local(tokio::runtime::LocalOptions::default())
+        .map_err(|error| format!("its event loop could not be made: {error}"))?;
+    runtime.block_on(async {
+        let listener = TcpListener::from_std(seat.listener)
+            .map_err(|error| format!("its socket could not be used: {error}"))?;
+        let (front, driver) = make(seat.index);
+        let worker = Rc::new(Worker {
+            index: seat.index,
+            front,
+            options: seat.options,
+            stats: seat.stats,
+            telemetry: seat.telemetry,
+            budget: seat.budget,
+            spare_entries: RefCell::default(),
+        });
+        Loop::new(worker, driver.map(spawn_local)).run(listener, seat.stop).await
+    })
+}
+
+struct Loop<F> {
+    worker: Rc<Worker<F>>,
+    driver: Option<JoinHandle<()>>,
+    builder: Rc<http1::Builder>,
+    serving: Rc<Group>,
+    refusing: Rc<Group>,
+    ticks: Interval,
+    accept_failing: bool,
+}
+
+/// Connections, and a bell that rings when one ends.
+struct Group {
+    watchdog: Watchdog,
+    ended: Notify,
+}
+
+impl<F: Front> Loop<F> {
+    fn new(worker: Rc<Worker<F>>, driver: Option<JoinHandle<()>>) -> Self {
+        let mut ticks = interval(worker.options.tick());
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let group = || Rc::new(Group { watchdog: Watchdog::new(&worker.options), ended: Notify::new() });
+        Self {
+            builder: Rc::new(connection::builder(worker.options.header_max_bytes)),
+            serving: group(),
+            refusing: group(),
+            driver,
+            ticks,
+            accept_failing: false,
+            worker,
+        }
+    }
+
+    async fn run(
+        mut self,
+        listener: TcpListener,
+        mut stop: signal::Receiver<Option<Instant>>,
+    ) -> Result<usize, String> {
+        let deadline = loop {
+            tokio::select! {
+                biased;
+                deadline = asked(&mut stop) => break deadline,
+                _ = self.ticks.tick() => self.look(),
+                failure = driver_failure(&mut self.driver) => return Err(failure),
+                accepted = listener.accept() => self.accepted(accepted.map(|(stream, _)| stream)).await,
+            }
+        };
+        self.stop(listener, deadline).await
+    }
+
+    async fn accepted(&mut self, accepted: io::Result<TcpStream>) {
+        match accepted {
+            Ok(stream) => {
+                self.accept_failing = false;
+                self.admit(stream);
+            }
+            Err(error) if is_shortage(&error) => {
+                // Said once, not ten times a second.
+                if !std::mem::replace(&mut self.accept_failing, true) {
+                    warn!(%error, "No connection can be accepted for now; is the limit of open files too low?");
+                }
+                sleep(ACCEPT_PAUSE).await;
+            }
+            // The connection was gone before it was accepted.
+            Err(_) => {}
+        }
+    }
+
+    fn admit(&self, stream: TcpStream) {
+        let worker = &self.worker;
+        if worker.stats.connections_open() >= worker.options.max_connections as u64 {
+            worker.stats.count_refused(worker.index);
+            self.turn_away(stream);
+            return;
+        }
+        worker.stats.count_accepted(worker.index);
+        let (number, watch) = self.serving.watchdog.add();
+        let socket = Rc::new(RefCell::new(Socket::new(stream, Rc::clone(&watch))));
+        let place = Place {
+            group: Rc::clone(&self.serving),
+            number,
+            counted_by: Some((Arc::clone(&worker.stats), worker.index)),
+        };
+        let builder = Rc::clone(&self.builder);
+        let (worker, seen) = (Rc::clone(worker), Rc::clone(&watch));
+        let service = service_fn(move |request| handle(Rc::clone(&worker), Rc::clone(&seen), request));
+        spawn_local(async move {
+            let _place = place;
+            connection::serve(&builder, socket, watch, service).await;
+        });
+    }
+
+    fn turn_away(&self, stream: TcpStream) {
+        if self.refusing.watchdog.len() >= MAX_REFUSING {
+            return;
+        }
+        let (number, watch) = self.refusing.watchdog.add();
+        let socket = Rc::new(RefCell::new(Socket::new(stream, Rc::clone(&watch))));
+        let place = Place { group: Rc::clone(&self.refusing), number, counted_by: None };
+        spawn_local(async move {
+            let _place = place;
+            connection::refuse(socket, watch, problem::CROWDED).await;
+        });
+    }
+
+    fn look(&self) {
+        self.serving.watchdog.look();
+        self.refusing.watchdog.look();
+    }
+
+    async fn stop(mut self, listener: TcpListener, deadline: Instant) -> Result<usize, String> {
+        // What the system has taken in already would be reset when the listener closes.
+        while let Some(Ok((stream, _))) = now_or_never(listener.accept()).await {
+            self.admit(stream);
+        }
+        drop(listener);
+        // The event loop has a look first: a request that has arrived is still answered.
+        tokio::task::yield_now().await;
+        self.serving.watchdog.stop_all();
+        self.refusing.watchdog.stop_all();
+        let late = sleep_until(deadline.into());
+        tokio::pin!(late);
+        while self.serving.watchdog.len() > 0 {
+            let group = Rc::clone(&self.serving);
+            tokio::select! {
+                () = group.ended.notified() => {}
+                _ = self.ticks.tick() => self.look(),
+                failure = driver_failure(&mut self.driver) => return Err(failure),
+                () = &mut late => break,
+            }
+        }
+        Ok(self.serving.watchdog.len())
+    }
+}
+
+/// A connection's entry in its group, for as long as its task lives.
+struct Place {
+    group: Rc<Group>,
+    number: usize,
+    counted_by: Option<(Arc<Stats>, usize)>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            error!("A connection's task panicked, and the connection was dropped; please report it");
+        }
+        self.group.watchdog.remove(self.number);
+        self.group.ended.notify_one();
+        if let Some((stats, worker)) = &self.counted_by {
+            stats.count_ended(*worker);
+        }
+    }
+}
+
+/// Resolves with the deadline once a stop is asked for. A server that was dropped instead of
+/// stopped stops at once.
+async fn asked(stop: &mut signal::Receiver<Option<Instant>>) -> Instant {
+    match stop.wait_for(Option::is_some).await {
+        Ok(deadline) => deadline.unwrap_or_else(Instant::now),
+        Err(_) => Instant::now(),
+    }
+}
+
+/// Resolves when the driver has panicked. One that has simply ended isn't needed any more.
+async fn driver_failure(driver: &mut Option<JoinHandle<()>>) -> String {
+    if let Some(task) = driver {
+        let ended = task.await;
+        *driver = None;
+        if let Err(error) = ended
+            && let Ok(panic) = error.try_into_panic()
+        {
+            return format!("the engine's driver on it panicked: {}", panic_text(&*panic));
+        }
+    }
+    std::future::pending().await
+}
+
+async fn now_or_never<T>(future: impl Future<Output = T>) -> Option<T> {
+    tokio::select! {
+        biased;
+        value = future => Some(value),
+        () = std::future::ready(()) => None,
+    }
+}
+
+/// Out of descriptors or memory: trying again at once would only spin.
+fn is_shortage(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
+}
