@@ -1,0 +1,115 @@
+//! What an error of the driver or the server means for the caller.
+
+use std::error::Error as _;
+use std::fmt::Write as _;
+
+use tokio_postgres::Error;
+use tokio_postgres::error::{DbError, SqlState};
+
+use crate::StoreError;
+
+/// Why a call to PostgreSQL failed.
+#[derive(Debug)]
+pub(crate) enum Fault {
+    /// It may pass. The session is given up.
+    Away(String),
+    /// It won't pass by itself.
+    Refused(String),
+    /// The database of the URL doesn't exist.
+    NoDatabase(String),
+    /// It belongs to the rows that were to be written, not to the server or the session.
+    Rows(String),
+}
+
+impl From<Fault> for StoreError {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::Away(text) => Self::Unavailable(text),
+            Fault::NoDatabase(text) => {
+                Self::Refused(format!("{text}; `incrementer migrate` makes the database where it is missing"))
+            }
+            Fault::Refused(text) | Fault::Rows(text) => Self::Refused(text),
+        }
+    }
+}
+
+impl From<StoreError> for Fault {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Unavailable(text) => Self::Away(text),
+            StoreError::Refused(text) => Self::Refused(text),
+        }
+    }
+}
+
+impl From<Error> for Fault {
+    fn from(error: Error) -> Self {
+        match error.as_db_error() {
+            Some(answer) => from_answer(answer),
+            None => from_driver(&error),
+        }
+    }
+}
+
+fn from_answer(answer: &DbError) -> Fault {
+    let code = answer.code();
+    let text = in_words(answer);
+    if *code == SqlState::INVALID_CATALOG_NAME {
+        return Fault::NoDatabase(format!("PostgreSQL says: {text}"));
+    }
+    match code.code().get(..2).unwrap_or_default() {
+        // The connection; transaction state and read-only servers; rollbacks, deadlocks;
+        // resources; locks; shutdown and start; the server's system calls; its inner errors. And
+        // what a changed table, a pooler or a lost session makes of a prepared statement.
+        "08" | "0A" | "25" | "26" | "40" | "53" | "55" | "57" | "58" | "XX" => {
+            Fault::Away(format!("PostgreSQL says: {text}"))
+        }
+        // Names, passwords, settings.
+        "28" | "3D" | "F0" => Fault::Refused(format!("PostgreSQL doesn't let us in: {text}")),
+        "42" | "3F" if *code == SqlState::INSUFFICIENT_PRIVILEGE => Fault::Refused(format!(
+            "PostgreSQL doesn't permit it: {text}; grant the user what it lacks (owning the database is enough)"
+        )),
+        "42" | "3F" => Fault::Refused(format!(
+            "the schema is not as incrementer makes it: {text}; give incrementer a database of its own, or run \
+             `incrementer migrate` where its tables are missing"
+        )),
+        // Values, constraints, limits, and whatever triggers raise, in classes of their own too.
+        _ => Fault::Rows(text),
+    }
+}
+
+/// The server's own words.
+fn in_words(answer: &DbError) -> String {
+    let mut text = format!("{} (SQLSTATE {})", answer.message(), answer.code().code());
+    for more in [answer.detail(), answer.hint()].into_iter().flatten() {
+        let _ = write!(text, "; {more}");
+    }
+    text
+}
+
+fn from_driver(error: &Error) -> Fault {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(reason) = cause {
+        let _ = write!(text, ": {reason}");
+        if let Some(rustls::Error::InvalidCertificate(_)) = reason.downcast_ref() {
+            return Fault::Refused(format!(
+                "{text}; name the authority that signed the server's certificate with sslrootcert=/path/of/ca.pem in \
+                 the store's URL, or choose sslmode=prefer, which doesn't insist"
+            ));
+        }
+        // An I/O error hides its cause from `source`, and shows it by `get_ref`.
+        cause = match reason.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
+            Some(inner) => Some(inner),
+            None => reason.source(),
+        };
+    }
+    // The driver doesn't say of which kind its error is, other than in its text.
+    if text.starts_with("authentication error") || text.starts_with("invalid configuration") {
+        return Fault::Refused(format!("PostgreSQL doesn't let us in: {text}"));
+    }
+    if text.contains("does not support TLS") {
+        return Fault::Refused(format!("{text}, which sslmode asks for"));
+    }
+    Fault::Away(text)
+}

@@ -1,0 +1,21 @@
+//! PostgreSQL.
+//!
+//! A [`link::Link`] keeps one session and bounds every call; `apply` is the one statement that
+//! most flushes are; `transaction` is the general case; `set_aside` finds refused rows.
+
+mod apply;
+mod faults;
+mod limits;
+mod link;
+mod load;
+mod prepare;
+mod reader;
+mod session;
+mod set_aside;
+mod tls;
+mod transaction;
+mod writer;
+
+pub(crate) use limits::Limits;
+pub(crate) use reader::PostgresReader;
+pub(crate) use writer::PostgresStore;

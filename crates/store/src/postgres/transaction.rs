@@ -1,0 +1,178 @@
+//! Applies a batch with units or wide sums: an explicit transaction of two round trips.
+
+use std::collections::{HashMap, HashSet};
+
+use counter::{Applied, Batch};
+
+use super::apply::{TOTALS, Totals};
+use super::faults::Fault;
+use super::session::Session;
+use super::set_aside;
+use crate::Claim;
+use crate::plan::{self, Known, Plan};
+
+const MOVE: &str =
+    "UPDATE journals SET seq = $4, flushed_at = now() WHERE id = $1 AND owner = $2 AND seq = $3";
+
+const ADD: &str = "
+    INSERT INTO counters (key, value)
+    SELECT sums.key, sums.value FROM unnest($1::text[], $2::bigint[]) AS sums (key, value)
+    ON CONFLICT (key) DO UPDATE SET value = counters.value + excluded.value
+    RETURNING key, value";
+
+const WRITE_IDS: &str = "
+    INSERT INTO idempotency_keys (id, fingerprint, journal, seq, accepted_at)
+    SELECT ids.id, ids.fingerprint, $4::text, $5::bigint, to_timestamp(ids.accepted_ms::float8 / 1000)
+      FROM unnest($1::text[], $2::bytea[], $3::bigint[]) AS ids (id, fingerprint, accepted_ms)
+    ON CONFLICT (id) DO NOTHING";
+
+const KNOWN_IDS: &str = "
+    SELECT id, fingerprint, journal = $2 AND seq = $3
+      FROM idempotency_keys WHERE id = ANY ($1::text[])";
+
+/// `None`: the watermark was not at the batch's beginning, and nothing was written. After
+/// [`Fault::Rows`] nothing was written either, and the session is ready for the next transaction.
+pub(crate) async fn apply(session: &Session, claim: &Claim, batch: &Batch) -> Result<Option<Applied>, Fault> {
+    let applied = attempt(session, claim, batch).await;
+    if matches!(applied, Ok(None) | Err(Fault::Rows(_) | Fault::Refused(_))) {
+        session.client.batch_execute("ROLLBACK").await?;
+    }
+    applied
+}
+
+/// Statements are sent without waiting for the answers of those before. That is safe, because the
+/// server runs them in order, refuses all that follow a failed one, and makes of a COMMIT behind
+/// it a ROLLBACK.
+async fn attempt(session: &Session, claim: &Claim, batch: &Batch) -> Result<Option<Applied>, Fault> {
+    let client = &session.client;
+    // Before BEGIN, because each needs a round trip of its own the first time.
+    for sql in [MOVE, ADD, WRITE_IDS, KNOWN_IDS, TOTALS, set_aside::WRITE] {
+        session.statement(sql).await?;
+    }
+    let ids = plan::first_of_each_id(batch);
+    let (begun, moved, written, known) = tokio::join!(biased;
+        async { Ok::<_, Fault>(client.batch_execute("BEGIN").await?) },
+        move_watermark(session, claim, batch),
+        write_ids(session, claim, batch, &ids),
+        known_ids(session, claim, batch),
+    );
+    begun?;
+    if !moved? {
+        return Ok(None);
+    }
+    written?;
+    let Some(plan) = Plan::new(batch, &known?) else {
+        // Found when we wanted to write it, and purged before we looked at it.
+        return Err(Fault::Away("an idempotency key left the store while it was looked up".to_owned()));
+    };
+
+    let (meant, untouched) = by_intent(batch, &plan);
+    let (mut totals, mut others) = (Totals::new(batch), Totals::new(batch));
+    let mut rounds = rounds(batch, &plan, &meant);
+    let last = rounds.pop();
+    for round in &rounds {
+        add(session, round, &mut totals).await?;
+    }
+    let (added, read, kept, committed) = tokio::join!(biased;
+        async { match &last { Some(round) => add(session, round, &mut totals).await, None => Ok(()) } },
+        others.read(session, &untouched),
+        set_aside::write(session, claim, batch, &plan.set_aside),
+        async { Ok::<_, Fault>(client.batch_execute("COMMIT").await?) },
+    );
+    added?;
+    read?;
+    kept?;
+    committed?;
+    let totals = totals.into_inner().into_iter().zip(others.into_inner());
+    let totals = totals.map(|(added, read)| added.or(read)).collect();
+    Ok(Some(Applied { totals, duplicates: plan.duplicates, set_aside: plan.set_aside }))
+}
+
+/// Whether the watermark was at the batch's beginning.
+pub(crate) async fn move_watermark(session: &Session, claim: &Claim, batch: &Batch) -> Result<bool, Fault> {
+    let statement = session.statement(MOVE).await?;
+    let (journal, owner) = (claim.journal.to_string(), claim.owner.to_string());
+    let (from, upto) = (batch.from().as_i64(), batch.upto().as_i64());
+    Ok(session.client.execute(&statement, &[&journal, &owner, &from, &upto]).await? == 1)
+}
+
+/// Writes the ids of `units` (in the order of ids) that are not there yet.
+pub(crate) async fn write_ids(
+    session: &Session,
+    claim: &Claim,
+    batch: &Batch,
+    units: &[u32],
+) -> Result<(), Fault> {
+    if units.is_empty() {
+        return Ok(());
+    }
+    let units = units.iter().map(|&unit| &batch.units()[unit as usize]);
+    let ids: Vec<&str> = units.clone().map(|unit| &*unit.id).collect();
+    let fingerprints: Vec<&[u8]> = units.clone().map(|unit| &unit.fingerprint[..]).collect();
+    let accepted_ms: Vec<i64> = units.map(|unit| plan::date_ms(unit.accepted_ms)).collect();
+    let statement = session.statement(WRITE_IDS).await?;
+    let (journal, seq) = (claim.journal.to_string(), batch.upto().as_i64());
+    session.client.execute(&statement, &[&ids, &fingerprints, &accepted_ms, &journal, &seq]).await?;
+    Ok(())
+}
+
+/// What the store holds under the ids of the batch.
+pub(crate) async fn known_ids<'b>(
+    session: &Session,
+    claim: &Claim,
+    batch: &'b Batch,
+) -> Result<HashMap<&'b str, Known>, Fault> {
+    // A NUL is what no text of PostgreSQL can hold, so such an id is not there either.
+    let ids: HashSet<&str> =
+        batch.units().iter().map(|unit| &*unit.id).filter(|id| !id.contains('\0')).collect();
+    if ids.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let asked: Vec<&str> = ids.iter().copied().collect();
+    let statement = session.statement(KNOWN_IDS).await?;
+    let (journal, seq) = (claim.journal.to_string(), batch.upto().as_i64());
+    let mut known = HashMap::with_capacity(asked.len());
+    for row in session.client.query(&statement, &[&asked, &journal, &seq]).await? {
+        let fingerprint = row.try_get::<_, &[u8]>(1)?.try_into();
+        let fingerprint = fingerprint.map_err(|_| {
+            Fault::Refused(
+                "the table `idempotency_keys` holds a fingerprint that isn't 16 bytes long".to_owned(),
+            )
+        })?;
+        if let Some(&id) = ids.get(row.try_get::<_, &str>(0)?) {
+            known.insert(id, Known::Counted { fingerprint, here: row.try_get(2)? });
+        }
+    }
+    Ok(known)
+}
+
+/// The numbers of the rows that something is meant for, and of the others, both in key order.
+pub(crate) fn by_intent(batch: &Batch, plan: &Plan) -> (Vec<u32>, Vec<u32>) {
+    batch.in_key_order().iter().partition(|&&row| plan.sums[row as usize].is_some())
+}
+
+/// Keys and values of one statement.
+pub(crate) type Round<'b> = (Vec<&'b str>, Vec<i64>);
+
+/// The sums of `rows` as one round of statements, or more where sums are wider than 64 bits.
+pub(crate) fn rounds<'b>(batch: &'b Batch, plan: &Plan, rows: &[u32]) -> Vec<Round<'b>> {
+    let mut rounds: Vec<Round<'b>> = Vec::new();
+    for &row in rows {
+        let key = batch.key(&batch.rows()[row as usize]);
+        for (round, part) in plan.sums[row as usize].into_iter().flat_map(plan::parts).enumerate() {
+            if rounds.len() == round {
+                rounds.push(Round::default());
+            }
+            rounds[round].0.push(key);
+            rounds[round].1.push(part);
+        }
+    }
+    rounds
+}
+
+/// Adds one round and takes the totals over.
+pub(crate) async fn add(session: &Session, round: &Round<'_>, totals: &mut Totals<'_>) -> Result<(), Fault> {
+    let statement = session.statement(ADD).await?;
+    totals.collect(session, &statement, &[&round.0, &round.1]).await?;
+    Ok(())
+}

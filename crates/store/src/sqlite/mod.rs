@@ -1,0 +1,12 @@
+//! SQLite, in a file that several processes may share.
+
+mod apply;
+mod careful;
+mod faults;
+mod file;
+mod prepare;
+mod reader;
+mod writer;
+
+pub(crate) use reader::SqliteReader;
+pub(crate) use writer::SqliteStore;

@@ -1,0 +1,96 @@
+//! The connection over which an instance writes.
+
+use std::path::Path;
+
+use counter::{Applied, Batch, JournalId, Seq, StoreId};
+use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
+
+use super::faults::Fault;
+use super::file::{File, Use};
+use super::{apply, prepare};
+use crate::{ApplyError, Claim, ClaimError, LoadError, Standing, Store, StoreError};
+
+/// A [`Store`] in a SQLite file.
+pub(crate) struct SqliteStore {
+    file: File,
+}
+
+impl SqliteStore {
+    pub(crate) fn new(path: &Path) -> Self {
+        Self { file: File::new(path, Use::Write) }
+    }
+}
+
+impl Store for SqliteStore {
+    fn prepare(&mut self) -> Result<StoreId, StoreError> {
+        Ok(prepare::prepare(&mut self.file)?)
+    }
+
+    fn standing(&mut self, journal: JournalId) -> Result<Option<Standing>, StoreError> {
+        Ok(standing(self.file.connection()?, journal)?)
+    }
+
+    fn claim(&mut self, claim: &Claim, seen: Option<Standing>) -> Result<(), ClaimError> {
+        let taken = self.file.connection().and_then(|connection| take(connection, claim, seen));
+        if taken.map_err(StoreError::from)? { Ok(()) } else { Err(ClaimError::Moved) }
+    }
+
+    fn load(
+        &mut self,
+        journal: JournalId,
+        each: &mut dyn FnMut(&str, i64) -> Result<(), String>,
+    ) -> Result<Seq, LoadError> {
+        let loaded = self.file.connection().and_then(|connection| load(connection, journal, each));
+        loaded.map_err(StoreError::from)?.map_err(LoadError::Stopped)
+    }
+
+    fn apply(&mut self, claim: &Claim, batch: &Batch) -> Result<Applied, ApplyError> {
+        let connection = self.file.connection().map_err(StoreError::from)?;
+        apply::apply(connection, claim, batch)
+    }
+}
+
+/// The journal's row.
+pub(crate) fn standing(connection: &Connection, journal: JournalId) -> Result<Option<Standing>, Fault> {
+    let mut statement = connection.prepare_cached("SELECT owner, seq FROM journals WHERE id = ?1")?;
+    let row = statement.query_row([journal.to_string()], |row| Ok((row.get::<_, String>(0)?, row.get(1)?)));
+    let Some((owner, seq)) = row.optional()? else { return Ok(None) };
+    let owner =
+        owner.parse().map_err(|error| Fault::Refused(format!("the table `journals` is damaged: {error}")))?;
+    Ok(Some(Standing { owner, watermark: Seq::from_i64(seq) }))
+}
+
+/// Whether the row is the claimer's now. An earlier attempt of the same claim, whose answer was
+/// lost, counts: nobody else knows the owner's id.
+fn take(connection: &Connection, claim: &Claim, seen: Option<Standing>) -> Result<bool, Fault> {
+    let (journal, owner) = (claim.journal.to_string(), claim.owner.to_string());
+    let Some(seen) = seen else {
+        let make = "INSERT INTO journals (id, owner, seq) VALUES (?1, ?2, 0) ON CONFLICT (id) DO NOTHING";
+        let made = connection.execute(make, [&journal, &owner])?;
+        let ours = Standing { owner: claim.owner, watermark: Seq::ZERO };
+        return Ok(made == 1 || standing(connection, claim.journal)? == Some(ours));
+    };
+    let take = "UPDATE journals SET owner = ?2, claimed_at = strftime('%Y-%m-%dT%H:%M:%fZ', 'now') \
+                 WHERE id = ?1 AND owner IN (?2, ?3) AND seq = ?4";
+    let (before, seq) = (seen.owner.to_string(), seen.watermark.as_i64());
+    Ok(connection.execute(take, params![journal, owner, before, seq])? == 1)
+}
+
+/// The inner error is the receiver's reason to stop.
+fn load(
+    connection: &mut Connection,
+    journal: JournalId,
+    each: &mut dyn FnMut(&str, i64) -> Result<(), String>,
+) -> Result<Result<Seq, String>, Fault> {
+    let snapshot = connection.transaction_with_behavior(TransactionBehavior::Deferred)?;
+    let watermark = standing(&snapshot, journal)?.map_or(Seq::ZERO, |standing| standing.watermark);
+    let mut statement = snapshot.prepare("SELECT key, value FROM counters")?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let key = row.get_ref(0)?.as_str().map_err(rusqlite::Error::from)?;
+        if let Err(reason) = each(key, row.get(1)?) {
+            return Ok(Err(reason));
+        }
+    }
+    Ok(Ok(watermark))
+}
