@@ -1,7 +1,7 @@
 //! `incrementer serve`, from start to end.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 
@@ -12,6 +12,9 @@ use crate::{limits, wire};
 /// Files that are open besides connections: journal, store, event queues, log.
 const OTHER_FILES: u64 = 200;
 
+/// How long threads have to end after the last flush.
+const LAST_MOMENTS: Duration = Duration::from_secs(1);
+
 /// Runs the server until a signal stops it.
 ///
 /// # Errors
@@ -21,7 +24,7 @@ pub(crate) fn serve(mut settings: Settings) -> anyhow::Result<()> {
     fit_connections_to_files(&mut settings, limits::raise_open_files());
     let mut supervisor = Supervisor::new().context("signals can't be handled")?;
     let running = wire::start(&settings, &mut supervisor)?;
-    greet(&settings, running.address);
+    greet(&settings, running.http.local_addr());
 
     match supervisor.wait() {
         Reason::Signal(signal) => tracing::info!(
@@ -33,7 +36,8 @@ pub(crate) fn serve(mut settings: Settings) -> anyhow::Result<()> {
     }
     let deadline = Instant::now() + settings.shutdown_timeout;
     running.stop(deadline);
-    let stopped = supervisor.join(deadline);
+    // What is asked to end by now has nothing left to wait for, but a store that hangs.
+    let stopped = supervisor.join(deadline.max(Instant::now() + LAST_MOMENTS));
     if let Some(failure) = stopped.failures.first() {
         anyhow::bail!("{failure}");
     }

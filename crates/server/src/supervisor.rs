@@ -25,7 +25,6 @@ pub(crate) enum Policy {
     /// The server can't do without it: its return is fatal too.
     Essential,
     /// It ends when its work is done.
-    #[cfg_attr(not(test), expect(dead_code, reason = "still to be wired in"))]
     Passing,
 }
 
