@@ -7,11 +7,11 @@
 use std::any::Any;
 use std::fmt;
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::thread::{Builder, JoinHandle};
+use std::thread::Builder;
 use std::time::Instant;
 
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -151,23 +151,6 @@ impl Supervisor {
         })?;
         self.running.push(name.to_owned());
         Ok(())
-    }
-
-    /// Watches over a thread that somebody else has started.
-    ///
-    /// # Errors
-    /// Where the system refuses a thread.
-    #[cfg_attr(not(test), expect(dead_code, reason = "still to be wired in"))]
-    pub(crate) fn adopt<E: Into<anyhow::Error> + Send + 'static>(
-        &mut self,
-        name: &str,
-        policy: Policy,
-        handle: JoinHandle<Result<(), E>>,
-    ) -> io::Result<()> {
-        self.spawn(name, policy, move || match handle.join() {
-            Ok(result) => result.map_err(Into::into),
-            Err(payload) => resume_unwind(payload),
-        })
     }
 
     /// Waits until there is a reason to end.

@@ -10,10 +10,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 mod process;
 
-/// The `Content-Type` of what [`Telemetry::write`] appends.
-#[cfg_attr(test, expect(dead_code, reason = "still to be wired in"))]
-pub(crate) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
-
 /// The figures of one moment. What counts something counts since the start of the process.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Reading {
@@ -84,7 +80,7 @@ impl Telemetry {
         Self { read: Box::new(read), started }
     }
 
-    /// Appends all metrics, of the type [`CONTENT_TYPE`].
+    /// Appends all metrics.
     pub(crate) fn write(&self, out: &mut String) {
         // A String takes everything.
         let _ = write_all(out, &(self.read)(), self.started);

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use counter::{Batch, JournalId, OwnerId, Seq};
 use engine::{Clock, Control, Engine, Limits, Phase, Starting, SystemClock};
-use flusher::{FlushVitals, Flusher, Reader, ReaderQueue, ReaderRequests, Stop, Stopper, bring_up, stopper};
+use flusher::{FlushVitals, Flusher, Reader, ReaderQueue, Stop, Stopper, bring_up, stopper};
 use http_front::{Binding, Options, Readiness, Server, Stats};
 use journal::{DataDir, Journal, RealDisk};
 use store::{Claim, Store, StoreReader};

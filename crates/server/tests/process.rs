@@ -2,8 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "what a test can't get fails it")]
 
-use std::io::{BufRead, BufReader, Read};
-use std::net::TcpListener;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, ChildStderr, Command, Output, Stdio};
 
@@ -55,9 +55,26 @@ impl Server {
         }
     }
 
+    /// Waits until it takes increments; where it listens.
+    fn ready(&mut self) -> String {
+        let line = self.line_with("listening on ");
+        let (_, rest) = line.split_once("listening on ").unwrap();
+        let (address, _) = rest.split_once(',').unwrap();
+        self.line_with("ready: ");
+        // The line announces what the next moment brings; this is what tells.
+        while !ask(address, "GET /readyz", "").starts_with("HTTP/1.1 200 ") {
+            std::thread::yield_now();
+        }
+        address.to_owned()
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.process), signal).unwrap();
+    }
+
     /// Sends a signal, and waits for the end: exit code and the rest of the log.
     fn end_by(mut self, signal: Signal) -> (Option<i32>, String) {
-        kill_process(Pid::from_child(&self.process), signal).unwrap();
+        self.signal(signal);
         let mut log = String::new();
         self.log.read_to_string(&mut log).unwrap();
         (self.process.wait().unwrap().code(), log)
@@ -189,5 +206,87 @@ fn a_port_in_use_is_one_line_of_error_and_exit_code_1() {
     assert_eq!(code, Some(1));
     let errors: Vec<_> = err.lines().filter(|line| line.contains("ERROR")).collect();
     assert_eq!(errors.len(), 1, "{err}");
-    assert!(errors[0].contains(&address) && errors[0].contains("set listen to another port"), "{err}");
+    assert!(
+        errors[0].contains(&address) && errors[0].contains("choose another address with `listen`"),
+        "{err}"
+    );
+}
+
+/// One request on a connection of its own; the whole answer.
+fn ask(address: &str, request_line: &str, body: &str) -> String {
+    let mut connection = TcpStream::connect(address).unwrap();
+    let length = body.len();
+    let head = format!(
+        "{request_line} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\
+        Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
+    );
+    connection.write_all(format!("{head}{body}").as_bytes()).unwrap();
+    let mut answer = String::new();
+    connection.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+#[test]
+fn an_increment_is_in_the_store_after_a_stop_and_there_again_after_a_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let serve = || Server::start(incrementer(dir.path()).args(["serve", "--listen", "127.0.0.1:0"]));
+    let mut server = serve();
+    let address = server.ready();
+    for _ in 0..2 {
+        let answer = ask(&address, "POST /increment", "{\"key\": \"signup\", \"value\": 3}");
+        assert!(answer.starts_with("HTTP/1.1 202 "), "{answer}");
+    }
+    let metrics = ask(&address, "GET /metrics", "");
+    assert!(metrics.contains("\nincrementer_counted_requests_total 2\n"), "{metrics}");
+    let (code, log) = server.end_by(Signal::TERM);
+    assert_eq!(code, Some(0), "{log}");
+
+    let inspected = outcome(incrementer(dir.path()).args(["journal", "inspect", "--json"])).1;
+    let contents: serde_json::Value = serde_json::from_str(&inspected).unwrap();
+    assert_eq!(contents["segments"][0]["first_seq"], 1, "{inspected}");
+    let (code, out, err) = outcome(incrementer(dir.path()).args(["journal", "verify"]));
+    assert_eq!(code, Some(0), "{out}{err}");
+
+    let mut server = serve();
+    let address = server.ready();
+    let answer = ask(&address, "GET /counters/signup", "");
+    assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("6"), "{answer}");
+    assert_eq!(server.end_by(Signal::TERM).0, Some(0));
+}
+
+#[test]
+fn a_second_signal_ends_it_though_a_request_is_in_flight() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut server = Server::start(incrementer(dir.path()).args(["serve", "--listen", "127.0.0.1:0"]));
+    let mut slow = TcpStream::connect(server.ready()).unwrap();
+    // The server asks for the rest, so the request is in its hands and not just on the way.
+    slow.write_all(
+        b"POST /increment HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n\
+        Content-Type: application/json\r\nContent-Length: 30\r\n\r\n",
+    )
+    .unwrap();
+    let mut go_on = [0; 12];
+    slow.read_exact(&mut go_on).unwrap();
+    assert_eq!(&go_on, b"HTTP/1.1 100");
+    server.signal(Signal::TERM);
+    server.line_with("stopping");
+    assert_eq!(server.end_by(Signal::INT).0, Some(130));
+}
+
+#[test]
+fn two_servers_cant_share_a_data_directory() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut first = Server::start(incrementer(dir.path()).args(["serve", "--listen", "127.0.0.1:0"]));
+    first.ready();
+    let (code, _, err) = outcome(incrementer(dir.path()).args(["serve", "--listen", "127.0.0.1:0"]));
+    assert_eq!(code, Some(1));
+    assert!(err.contains("ERROR") && err.contains("--data-dir"), "{err}");
+}
+
+#[test]
+fn migrate_makes_the_store_where_there_is_nothing_yet() {
+    let (code, out, err) = run(&["migrate", "--store", "sqlite:totals.db"]);
+    assert_eq!(code, Some(0), "{out}{err}");
+    let (code, out, err) = run(&["migrate"]);
+    assert_eq!(code, Some(0), "{out}{err}");
 }

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use store::StoreUrl;
+
 /// Stands where a password was.
 const MASK: &str = "***";
 
@@ -50,23 +52,10 @@ impl fmt::Debug for StoreTarget {
 /// Reads a [`StoreTarget`]. No error repeats the text: there may be a password in it.
 pub(super) fn store_target(text: &str) -> Result<StoreTarget, String> {
     if let Some(path) = text.strip_prefix("sqlite:") {
-        let path = path.strip_prefix("//").unwrap_or(path);
-        return match path {
-            "" => Err("sqlite: names no file; write sqlite:PATH, such as sqlite:data/incrementer.db".into()),
-            ":memory:" => Err("an SQLite database in memory would lose every total at the end; \
-                name a file: sqlite:data/incrementer.db"
-                .into()),
-            _ => Ok(StoreTarget::Sqlite(PathBuf::from(path))),
-        };
+        check(text)?;
+        return Ok(StoreTarget::Sqlite(PathBuf::from(path.strip_prefix("//").unwrap_or(path))));
     }
-    let schemes = ["postgres://", "postgresql://"];
-    let Some(rest) = schemes.iter().find_map(|scheme| text.strip_prefix(scheme)) else {
-        return Err("this is neither postgres://USER:PASSWORD@HOST:PORT/DATABASE nor sqlite:PATH".into());
-    };
-    if rest.is_empty() {
-        return Err("the URL names no host; write postgres://USER:PASSWORD@HOST:PORT/DATABASE".into());
-    }
-    if text.contains(char::is_whitespace) {
+    if text.contains("://") && text.contains(char::is_whitespace) {
         return Err("there is a blank in the URL; write it as %20".into());
     }
     if secrets(text).iter().any(|&(start, end)| &text[start..end] == MASK) {
@@ -74,7 +63,13 @@ pub(super) fn store_target(text: &str) -> Result<StoreTarget, String> {
             "the password is {MASK}, which is what --print-config writes in place of one; give the real one"
         ));
     }
+    check(text)?;
     Ok(StoreTarget::Postgres(PostgresUrl(text.to_owned())))
+}
+
+/// What the store itself would refuse is refused as a setting, before anything is started.
+fn check(text: &str) -> Result<(), String> {
+    text.parse::<StoreUrl>().map(drop).map_err(|error| error.to_string())
 }
 
 /// `text` with every password masked: those of URLs and those of `password=…`.
@@ -152,7 +147,7 @@ mod tests {
         assert_eq!(store_target("sqlite:a/b.db"), sqlite("a/b.db"));
         assert_eq!(store_target("sqlite:/a/b.db"), sqlite("/a/b.db"));
         assert_eq!(store_target("sqlite:///a/b.db"), sqlite("/a/b.db"));
-        for text in ["postgres://h", "postgresql://u:pw@h:5432/db"] {
+        for text in ["postgres://h/db", "postgresql://u:pw@h:5432/db"] {
             let target = store_target(text).unwrap();
             assert!(matches!(&target, StoreTarget::Postgres(url) if url.reveal() == text));
             assert!(!format!("{target:?} {target}").contains("pw"));
@@ -165,7 +160,9 @@ mod tests {
             "sqlite::memory:",
             "postgres://",
             "u:pw@h",
-            "postgres://u:p pw@h",
+            "postgres://u:p pw@h/db",
+            "postgres://u:pw@h",
+            "postgres://u:pw@h/db?colour=red",
         ] {
             assert!(!store_target(text).unwrap_err().contains("pw"), "{text}");
         }

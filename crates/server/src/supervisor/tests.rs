@@ -51,17 +51,6 @@ fn a_passing_thread_may_return_but_not_fail() {
 }
 
 #[test]
-fn an_adopted_thread_reports_like_an_own_one() {
-    let mut supervisor = Supervisor::new().unwrap();
-    let fails = std::thread::spawn(|| Err(io::Error::other("torn")));
-    supervisor.adopt("fails", Policy::Essential, fails).unwrap();
-    assert_eq!(ended(supervisor.wait()).to_string(), "fails: torn");
-    let panics = std::thread::spawn(|| -> io::Result<()> { panic!("at once") });
-    supervisor.adopt("panics", Policy::Essential, panics).unwrap();
-    assert_eq!(ended(supervisor.wait()).outcome, Outcome::Panicked("at once".into()));
-}
-
-#[test]
 fn a_stop_waits_for_all_and_tells_who_failed() {
     let mut supervisor = Supervisor::new().unwrap();
     let (stop, asked) = mpsc::channel::<()>();
