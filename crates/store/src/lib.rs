@@ -43,7 +43,7 @@ use url::Place;
 pub fn open(url: &StoreUrl) -> Result<Box<dyn Store>, StoreError> {
     Ok(match &url.0 {
         Place::Postgres(place) => Box::new(PostgresStore::new(place, Limits::for_writing())?),
-        Place::Sqlite(path) => Box::new(SqliteStore::new(path)),
+        Place::Sqlite(path) => Box::new(SqliteStore::new(path, sqlite::WRITER_PATIENCE)),
     })
 }
 
@@ -54,6 +54,6 @@ pub fn open(url: &StoreUrl) -> Result<Box<dyn Store>, StoreError> {
 pub fn open_reader(url: &StoreUrl) -> Result<Box<dyn StoreReader>, StoreError> {
     Ok(match &url.0 {
         Place::Postgres(place) => Box::new(PostgresReader::new(place, Limits::for_reading())?),
-        Place::Sqlite(path) => Box::new(SqliteReader::new(path)),
+        Place::Sqlite(path) => Box::new(SqliteReader::new(path, sqlite::READER_PATIENCE)),
     })
 }

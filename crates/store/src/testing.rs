@@ -14,6 +14,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, getuid, kill_process};
 
 use crate::postgres::{Limits, PostgresReader, PostgresStore};
+use crate::sqlite::{SqliteReader, SqliteStore};
 use crate::url::Place;
 use crate::{Store, StoreReader, StoreUrl};
 
@@ -21,12 +22,12 @@ use crate::{Store, StoreReader, StoreUrl};
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The store at `url` with a time-out of `step` for each step of a call, for tests that wait for
-/// it to pass. SQLite has none.
+/// it to pass.
 pub fn open_with_timeout(url: &StoreUrl, step: Duration) -> Box<dyn Store> {
     let limits = Limits { connect: step, step, per_row: Duration::ZERO };
     match &url.0 {
         Place::Postgres(place) => Box::new(PostgresStore::new(place, limits).unwrap()),
-        Place::Sqlite(_) => crate::open(url).unwrap(),
+        Place::Sqlite(path) => Box::new(SqliteStore::new(path, step)),
     }
 }
 
@@ -35,7 +36,7 @@ pub fn open_reader_with_timeout(url: &StoreUrl, step: Duration) -> Box<dyn Store
     let limits = Limits { connect: step, step, per_row: Duration::ZERO };
     match &url.0 {
         Place::Postgres(place) => Box::new(PostgresReader::new(place, limits).unwrap()),
-        Place::Sqlite(_) => crate::open_reader(url).unwrap(),
+        Place::Sqlite(path) => Box::new(SqliteReader::new(path, step)),
     }
 }
 

@@ -104,7 +104,9 @@ fn postgres(rest: &str) -> Result<PostgresPlace, String> {
     let (place, settings) = rest.split_once('?').unwrap_or((rest, ""));
     // The parser of the driver takes everything up to the first @ for user and password.
     if rest.matches('@').count() > 1 || settings.contains('@') {
-        return Err("write an @ inside a user name, a password or a setting as %40".to_owned());
+        return Err(
+            "inside a user name, a password or a setting, write @ as %40, ? as %3F and / as %2F".to_owned()
+        );
     }
     let mut root_certificates = None;
     let mut url = format!("postgres://{place}?");

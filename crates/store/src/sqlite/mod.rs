@@ -8,5 +8,6 @@ mod prepare;
 mod reader;
 mod writer;
 
+pub(crate) use file::{READER_PATIENCE, WRITER_PATIENCE};
 pub(crate) use reader::SqliteReader;
 pub(crate) use writer::SqliteStore;

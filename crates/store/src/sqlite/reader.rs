@@ -1,6 +1,7 @@
 //! The connection for what memory doesn't hold.
 
 use std::path::Path;
+use std::time::Duration;
 
 use counter::{JournalId, Seq};
 use rusqlite::{OptionalExtension, TransactionBehavior, params};
@@ -17,8 +18,8 @@ pub(crate) struct SqliteReader {
 }
 
 impl SqliteReader {
-    pub(crate) fn new(path: &Path) -> Self {
-        Self { file: File::new(path, Use::Read) }
+    pub(crate) fn new(path: &Path, patience: Duration) -> Self {
+        Self { file: File::new(path, Use::Read, patience) }
     }
 
     fn read_totals(&mut self, journal: JournalId, keys: &[&str]) -> Result<Snapshot, Fault> {

@@ -1,6 +1,7 @@
 //! The connection over which an instance writes.
 
 use std::path::Path;
+use std::time::Duration;
 
 use counter::{Applied, Batch, JournalId, Seq, StoreId};
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
@@ -16,8 +17,8 @@ pub(crate) struct SqliteStore {
 }
 
 impl SqliteStore {
-    pub(crate) fn new(path: &Path) -> Self {
-        Self { file: File::new(path, Use::Write) }
+    pub(crate) fn new(path: &Path, patience: Duration) -> Self {
+        Self { file: File::new(path, Use::Write, patience) }
     }
 }
 

@@ -1,0 +1,437 @@
+//! What only PostgreSQL can do wrong: outages, lost answers, settings, permissions.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod support;
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use counter::Seq;
+use store::testing::{ThrowawayPostgres, open_reader_with_timeout, open_with_timeout};
+use store::{ApplyError, StoreError, StoreUrl};
+use support::{Building, Fixture, new_claim, plain, server, set_aside};
+
+fn refused(url: &str) -> String {
+    match store::open(&url.parse().unwrap()).unwrap().prepare() {
+        Err(StoreError::Refused(text)) => text,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn is_away<T: std::fmt::Debug>(result: Result<T, ApplyError>) -> bool {
+    match result {
+        Err(ApplyError::Store(StoreError::Unavailable(_))) => true,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Looks until `done`, which something else that runs brings about.
+fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !done() {
+        assert!(Instant::now() < deadline, "waited in vain until {what}");
+        thread::yield_now();
+    }
+}
+
+#[test]
+fn a_server_that_went_away_is_used_again_when_it_is_back() {
+    let server = ThrowawayPostgres::start();
+    let url: StoreUrl = server.url("totals").parse().unwrap();
+    let (mut store, mut reader) = (store::open(&url).unwrap(), store::open_reader(&url).unwrap());
+    store.prepare().unwrap();
+    let claim = new_claim();
+    store.claim(&claim, None).unwrap();
+    for seq in 0..5 {
+        store.apply(&claim, &plain(seq, seq + 1, &[("a", 1)])).unwrap();
+        reader.totals(claim.journal, &["a"]).unwrap();
+        server.stop_immediate();
+        if seq % 2 == 0 {
+            assert!(is_away(store.apply(&claim, &plain(seq + 1, seq + 2, &[("a", 1)]))));
+            assert!(matches!(reader.totals(claim.journal, &["a"]), Err(StoreError::Unavailable(_))));
+        }
+        // Every other time nobody notices that it was away.
+        server.start_again();
+    }
+    let snapshot = reader.totals(claim.journal, &["a"]).unwrap();
+    assert_eq!((snapshot.watermark, snapshot.totals), (Seq(5), vec![Some(5)]));
+    assert_eq!(store.prepare().unwrap(), store::open(&url).unwrap().prepare().unwrap());
+}
+
+#[test]
+fn a_frozen_server_ends_a_call_in_its_time() {
+    let server = ThrowawayPostgres::start();
+    for url in [server.url("totals"), server.socket_url("totals")] {
+        let url: StoreUrl = url.parse().unwrap();
+        let mut store = store::open(&url).unwrap();
+        store.prepare().unwrap();
+        let claim = new_claim();
+        store.claim(&claim, None).unwrap();
+        drop(store);
+        let step = Duration::from_millis(300);
+        let (mut store, mut reader) = (open_with_timeout(&url, step), open_reader_with_timeout(&url, step));
+        store.apply(&claim, &plain(0, 1, &[("a", 1)])).unwrap();
+        let before = reader.totals(claim.journal, &["a"]).unwrap().totals[0].unwrap();
+
+        server.sigstop();
+        let batch = plain(1, 2, &[("a", 1)]);
+        // The first finds a session that doesn't answer, the second a server that doesn't.
+        for _ in 0..2 {
+            assert!(is_away(store.apply(&claim, &batch)));
+            assert!(reader.totals(claim.journal, &["a"]).is_err());
+            assert!(store.standing(claim.journal).is_err());
+            assert!(store.load(claim.journal, &mut |_, _| Ok(())).is_err());
+        }
+        server.sigcont();
+        // The frozen server still has the statement of the first attempt, and may carry it out.
+        wait_until("the batch is applied", || store.apply(&claim, &batch).is_ok());
+        let totals = reader.totals(claim.journal, &["a"]).unwrap().totals;
+        assert_eq!(totals, [Some(before + 1)]);
+    }
+}
+
+/// Stands between a client and the server, and hangs up as soon as the server's answer contains
+/// `needle`, which the client then never sees.
+struct Eavesdropper {
+    port: u16,
+    armed: Arc<AtomicBool>,
+}
+
+impl Eavesdropper {
+    fn new(server_port: u16, needle: &'static [u8]) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let armed = Arc::new(AtomicBool::new(false));
+        let flag = Arc::clone(&armed);
+        thread::spawn(move || {
+            for client in listener.incoming() {
+                let client = client.unwrap();
+                let server = TcpStream::connect(("127.0.0.1", server_port)).unwrap();
+                let (mut up_from, mut up_to) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+                thread::spawn(move || std::io::copy(&mut up_from, &mut up_to));
+                let flag = Arc::clone(&flag);
+                thread::spawn(move || forward(server, client, &flag, needle));
+            }
+        });
+        Self { port, armed }
+    }
+}
+
+fn forward(mut server: TcpStream, mut client: TcpStream, armed: &AtomicBool, needle: &[u8]) {
+    let mut buffer = [0; 65536];
+    while let Ok(count @ 1..) = server.read(&mut buffer) {
+        let answer = &buffer[..count];
+        let found = answer.windows(needle.len()).any(|window| window == needle);
+        if found && armed.swap(false, Ordering::SeqCst) {
+            break;
+        }
+        if client.write_all(answer).is_err() {
+            break;
+        }
+    }
+    let _ = client.shutdown(Shutdown::Both);
+    let _ = server.shutdown(Shutdown::Both);
+}
+
+/// Why the watermark is read where an answer is missing: the server had committed the batch, and
+/// a server that applied it again would count it twice.
+#[test]
+fn a_commit_whose_answer_is_lost_counts_once() {
+    let direct = Fixture::postgres();
+    let (_, claim) = direct.claimed();
+    let url = server().url("x");
+    let port: u16 = url.rsplit(':').next().unwrap().split('/').next().unwrap().parse().unwrap();
+    let database = direct.url().to_string().rsplit('/').next().unwrap().to_owned();
+    let batches = [
+        (&b"INSERT 0 2\0"[..], plain(0, 1, &[("a", 1), ("b", 1)])),
+        (
+            b"COMMIT\0",
+            Building::default().add("a", 1).unit("u", 1, &[("b", 1)]).unit("u", 1, &[("b", 1)]).batch(1, 2),
+        ),
+    ];
+    for (number, (needle, batch)) in batches.iter().enumerate() {
+        let between = Eavesdropper::new(port, needle);
+        let url = format!("postgres://postgres@127.0.0.1:{}/{database}", between.port);
+        let mut store = store::open(&url.parse().unwrap()).unwrap();
+        store.standing(claim.journal).unwrap();
+        between.armed.store(true, Ordering::SeqCst);
+        assert!(is_away(store.apply(&claim, batch)));
+        assert!(!between.armed.load(Ordering::SeqCst), "the answer was cut off");
+        assert_eq!(direct.sql("SELECT seq FROM journals"), format!("{}", number + 1));
+        let applied = store.apply(&claim, batch).unwrap();
+        let each = Some(number as i64 + 1);
+        assert_eq!(applied.totals, [each, each]);
+        assert_eq!(applied.duplicates.len(), number);
+    }
+    assert_eq!(direct.table(), "a|2\nb|2");
+}
+
+/// The one statement of a plain batch must not lock a counter before it has the journal's row,
+/// and must test the row again when it gets it.
+#[test]
+fn the_watermark_is_locked_before_the_counters() {
+    let fixture = Fixture::postgres();
+    let (mut store, claim) = fixture.claimed();
+    store.apply(&claim, &plain(0, 1, &[("a", 1), ("b", 1)])).unwrap();
+    let usurper = new_claim().owner;
+    let batches = [
+        plain(1, 2, &[("a", 1), ("b", 1), ("c", 1)]),
+        Building::default().unit("u", 1, &[("a", 1), ("b", 1), ("c", 1)]).batch(1, 2),
+    ];
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let url = fixture.url().to_string();
+    let (blocker, connection) =
+        runtime.block_on(tokio_postgres::connect(&url, tokio_postgres::NoTls)).unwrap();
+    let driver = runtime.spawn(connection);
+    runtime.block_on(blocker.batch_execute("BEGIN; SELECT FROM journals FOR UPDATE")).unwrap();
+    thread::scope(|scope| {
+        let applies: Vec<_> = batches
+            .into_iter()
+            .map(|batch| {
+                let mut store = fixture.store();
+                scope.spawn(move || store.apply(&claim, &batch))
+            })
+            .collect();
+        let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' \
+                       AND datname = current_database()";
+        wait_until("both wait for the journal's row", || fixture.sql(waiting) == "2");
+        assert_eq!(fixture.sql("SELECT key FROM counters ORDER BY key FOR UPDATE NOWAIT"), "a\nb");
+        let usurp = format!("UPDATE journals SET owner = '{usurper}'; COMMIT");
+        runtime.block_on(blocker.batch_execute(&usurp)).unwrap();
+        for apply in applies {
+            let fenced = apply.join().unwrap().unwrap_err();
+            assert!(matches!(fenced, ApplyError::Fenced { owner, .. } if owner == usurper), "{fenced}");
+        }
+    });
+    drop(blocker);
+    runtime.block_on(driver).unwrap().unwrap();
+    assert_eq!(fixture.table(), "a|1\nb|1");
+    assert_eq!(fixture.sql("SELECT count(*) FROM idempotency_keys"), "0");
+}
+
+/// What every transaction has to run with, whatever a database or a user has been set to.
+#[test]
+fn a_session_has_the_settings_that_the_promises_need() {
+    let fixture = Fixture::postgres();
+    let (_, claim) = fixture.claimed();
+    let Fixture::Postgres { database, .. } = &fixture else { unreachable!() };
+    for (before, after) in
+        [("off", "on"), ("local", "on"), ("remote_write", "on"), ("remote_apply", "remote_apply")]
+    {
+        fixture.sql(&format!("ALTER DATABASE {database} SET synchronous_commit = {before}"));
+        fixture.sql(&format!("ALTER DATABASE {database} SET default_transaction_isolation = serializable"));
+        fixture.sql(&format!("ALTER DATABASE {database} SET statement_timeout = '1s'"));
+        fixture.sql(
+            "DROP TABLE IF EXISTS seen; CREATE TABLE seen (setting text, value text);
+             CREATE OR REPLACE FUNCTION look() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+               INSERT INTO seen SELECT name, setting FROM pg_settings; RETURN NULL; END $$;
+             CREATE OR REPLACE TRIGGER look AFTER INSERT ON counters FOR EACH STATEMENT EXECUTE FUNCTION look()",
+        );
+        let mut store = fixture.store();
+        let from = store.standing(claim.journal).unwrap().unwrap().watermark.0;
+        store.apply(&claim, &plain(from, from + 1, &[("a", 1)])).unwrap();
+        let seen = |name: &str| fixture.sql(&format!("SELECT value FROM seen WHERE setting = '{name}'"));
+        assert_eq!(seen("synchronous_commit"), after);
+        assert_eq!(seen("transaction_isolation"), "read committed");
+        assert_eq!(seen("application_name"), "incrementer");
+        assert_eq!(seen("statement_timeout"), "0");
+        assert_ne!(seen("lock_timeout"), "0");
+        assert_ne!(seen("idle_in_transaction_session_timeout"), "0");
+        assert_ne!(seen("tcp_user_timeout"), "0");
+    }
+}
+
+#[test]
+fn updates_of_totals_touch_no_index() {
+    let fixture = Fixture::postgres();
+    fixture.store();
+    let indexes = fixture.sql("SELECT indexdef FROM pg_indexes WHERE tablename IN ('counters', 'journals')");
+    assert!(
+        indexes.lines().count() == 2
+            && indexes.lines().all(|index| index.ends_with("(key)") || index.ends_with("(id)"))
+    );
+    let options = fixture.sql("SELECT reloptions FROM pg_class WHERE relname = 'counters'");
+    assert_eq!(options, "{fillfactor=70}");
+}
+
+#[test]
+fn another_encoding_is_refused() {
+    for encoding in ["SQL_ASCII", "LATIN1"] {
+        let name = format!("in_{}", encoding.to_lowercase());
+        server().sql("postgres", &format!("CREATE DATABASE {name} TEMPLATE template0 ENCODING '{encoding}'"));
+        let text = refused(&server().url(&name));
+        assert!(text.contains(encoding) && text.contains("ENCODING 'UTF8'"), "{text}");
+    }
+}
+
+/// A server of another encoding still gets a database in ours.
+#[test]
+fn a_database_is_made_in_utf8_whatever_the_server_has() {
+    let server = ThrowawayPostgres::start_with(&["--encoding=SQL_ASCII", "--locale=C"], &["fsync=off"]);
+    let url = server.url("a \"quoted\" näme").replace(' ', "%20").replace('"', "%22");
+    store::open(&url.parse().unwrap()).unwrap().prepare().unwrap();
+    let made = server
+        .sql("postgres", "SELECT pg_encoding_to_char(encoding) FROM pg_database WHERE datname LIKE 'a %'");
+    assert_eq!(made, "UTF8");
+}
+
+#[test]
+fn a_login_or_permission_that_lacks_is_refused_with_what_to_do() {
+    let server = ThrowawayPostgres::start();
+    let hba = server.data_directory().join("pg_hba.conf");
+    let rules = std::fs::read_to_string(&hba).unwrap();
+    std::fs::write(
+        &hba,
+        format!("host all locked 127.0.0.1/32 scram-sha-256\nhost all banned all reject\n{rules}"),
+    )
+    .unwrap();
+    server.sql("postgres", "SELECT pg_reload_conf()");
+    server.sql(
+        "postgres",
+        "CREATE USER locked PASSWORD 'right'; CREATE USER banned; CREATE USER plain; \
+                            CREATE USER few CONNECTION LIMIT 0",
+    );
+    server.sql("postgres", "CREATE DATABASE there");
+    let url = |user: &str, database: &str| server.url(database).replace("postgres@", &format!("{user}@"));
+
+    assert!(refused(&url("locked:wrong", "there")).contains("password"));
+    assert!(refused(&url("locked", "there")).contains("password"));
+    assert!(refused(&url("banned", "there")).contains("pg_hba.conf"));
+    assert!(refused(&url("nobody", "there")).contains("nobody"));
+    assert!(refused(&url("plain", "missing")).contains("CREATE DATABASE \"missing\""));
+    assert!(refused(&url("plain", "there")).contains("grant"));
+    let right: StoreUrl = url("locked:right", "there").parse().unwrap();
+    assert!(
+        matches!(store::open(&right).unwrap().prepare(), Err(StoreError::Refused(text)) if text.contains("grant"))
+    );
+    // That may pass: somebody hangs up.
+    let few: StoreUrl = url("few", "there").parse().unwrap();
+    assert!(matches!(store::open(&few).unwrap().prepare(), Err(StoreError::Unavailable(_))));
+
+    // Who may not change the schema may use it once it is there.
+    let mut owner = store::open(&server.url("there").parse().unwrap()).unwrap();
+    owner.prepare().unwrap();
+    server.sql("there", "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO plain");
+    let mut store = store::open(&url("plain", "there").parse().unwrap()).unwrap();
+    store.prepare().unwrap();
+    let claim = new_claim();
+    store.claim(&claim, None).unwrap();
+    store.apply(&claim, &plain(0, 1, &[("a", 1)])).unwrap();
+}
+
+#[test]
+fn a_schema_that_is_not_ours_is_refused() {
+    let fixture = Fixture::postgres();
+    let claim = new_claim();
+    let missing = store::open(&fixture.url()).unwrap().standing(claim.journal).unwrap_err();
+    assert!(matches!(&missing, StoreError::Refused(text) if text.contains("migrate")), "{missing}");
+    let Fixture::Postgres { server, database } = &fixture else { unreachable!() };
+    server.sql("postgres", &format!("CREATE DATABASE {database}"));
+    fixture.sql("CREATE TABLE counters (name text, hits int)");
+    assert!(refused(&server.url(database)).contains("database of its own"));
+    assert_eq!(fixture.sql("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'"), "1");
+}
+
+/// As after a failover to a server that only reads, or where a provider guards a full disk.
+#[test]
+fn a_server_that_only_reads_is_away_until_it_writes() {
+    let fixture = Fixture::postgres();
+    let (mut store, claim) = fixture.claimed();
+    let Fixture::Postgres { database, server } = &fixture else { unreachable!() };
+    server.sql("postgres", &format!("ALTER DATABASE {database} SET default_transaction_read_only = on"));
+    let mut late = store::open(&fixture.url()).unwrap();
+    assert!(is_away(late.apply(&claim, &plain(0, 1, &[("a", 1)]))));
+    assert!(is_away(late.apply(&claim, &Building::default().unit("u", 1, &[("a", 1)]).batch(0, 1))));
+    server.sql("postgres", &format!("ALTER DATABASE {database} RESET default_transaction_read_only"));
+    late.apply(&claim, &plain(0, 1, &[("a", 1)])).unwrap();
+    store.apply(&claim, &plain(1, 2, &[("a", 1)])).unwrap();
+}
+
+/// A deferred constraint fails at COMMIT, after the last row has been answered for.
+#[test]
+fn a_deferred_constraint_sets_aside_only_its_row() {
+    let fixture = Fixture::postgres();
+    let (mut store, claim) = fixture.claimed();
+    fixture.sql(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+           IF NEW.value < 0 THEN RAISE EXCEPTION USING ERRCODE = 'XY001', MESSAGE = 'none below zero'; END IF;
+           RETURN NULL; END $$;
+         CREATE CONSTRAINT TRIGGER refuse AFTER INSERT OR UPDATE ON counters
+           DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION refuse()",
+    );
+    let batches = [
+        plain(0, 1, &[("a", 1), ("b", -1), ("c", 1)]),
+        Building::default().add("a", 1).unit("u", 1, &[("b", -1), ("c", 1)]).batch(1, 2),
+    ];
+    for batch in &batches {
+        let applied = store.apply(&claim, batch).unwrap();
+        assert_eq!(set_aside(&applied), [("b", -1)]);
+        assert!(applied.set_aside[0].reason.contains("none below zero"));
+    }
+    assert_eq!(fixture.table(), "a|2\nc|2");
+    assert_eq!(fixture.sql("SELECT count(*), min(seq), max(seq) FROM set_aside"), "2|1|2");
+}
+
+#[test]
+fn a_row_that_a_trigger_skips_is_skipped() {
+    let fixture = Fixture::postgres();
+    let (mut store, claim) = fixture.claimed();
+    store.apply(&claim, &plain(0, 1, &[("a", 1)])).unwrap();
+    fixture.sql(
+        "CREATE FUNCTION skip() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+           IF NEW.key = 'skipped' THEN RETURN NULL; END IF; RETURN NEW; END $$;
+         CREATE TRIGGER skip BEFORE INSERT ON counters FOR EACH ROW EXECUTE FUNCTION skip()",
+    );
+    let applied = store.apply(&claim, &plain(1, 2, &[("skipped", 1), ("a", 1)])).unwrap();
+    assert_eq!((applied.totals, applied.set_aside), (vec![None, Some(2)], vec![]));
+    // No row comes back at all.
+    let applied = store.apply(&claim, &plain(2, 3, &[("skipped", 1)])).unwrap();
+    assert_eq!((applied.totals, applied.set_aside), (vec![None], vec![]));
+    assert_eq!(fixture.sql("SELECT seq FROM journals"), "3");
+}
+
+/// No text of PostgreSQL holds a NUL.
+#[test]
+fn an_id_that_is_refused_sets_its_unit_aside() {
+    let fixture = Fixture::postgres();
+    let (mut store, claim) = fixture.claimed();
+    let batch = Building::default()
+        .unit("good", 1, &[("a", 1)])
+        .unit("b\0d", 1, &[("a", 10), ("b", 10)])
+        .unit("z", 1, &[("c", 1)])
+        .batch(0, 1);
+    for _ in 0..2 {
+        let applied = store.apply(&claim, &batch).unwrap();
+        assert_eq!(applied.totals, [Some(1), None, Some(1)]);
+        assert_eq!(set_aside(&applied), [("a", 10), ("b", 10)]);
+        assert_eq!(applied.duplicates, []);
+    }
+}
+
+/// Halving must stay quick where it has much to find, and exact.
+#[test]
+fn many_refused_rows_among_many_are_all_found() {
+    let fixture = Fixture::postgres();
+    let (mut store, claim) = fixture.claimed();
+    fixture.refuse_thirteen();
+    let mut building = Building::default();
+    for key in 0..2000 {
+        building = building.add(&format!("{key:04}"), if key % 97 == 0 { 13 } else { 1 });
+    }
+    let applied = store.apply(&claim, &building.batch(0, 1)).unwrap();
+    assert_eq!(applied.set_aside.len(), 21);
+    assert!(applied.set_aside.iter().all(|part| part.value == 13));
+    assert_eq!(fixture.sql("SELECT count(*), sum(value) FROM counters"), "1979|1979");
+}
+
+#[test]
+fn a_store_may_be_dropped_inside_an_event_loop() {
+    let fixture = Fixture::postgres();
+    let (store, _) = fixture.claimed();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(async { drop(store) });
+}
