@@ -132,12 +132,11 @@ async fn next(body: &mut Incoming, watch: &Watch) -> Option<Polled> {
 /// Looks whether the rest of a body that nobody wants has arrived already, without waiting. If
 /// not, the connection can't be used any more: what comes next isn't a request.
 pub(crate) async fn is_here(body: &mut Incoming) -> bool {
-    poll_fn(|cx| {
-        let polled = Pin::new(&mut *body).poll_frame(cx);
-        Poll::Ready(matches!(polled, Poll::Ready(None | Some(Ok(_)))))
-    })
-    .await
-        && body.is_end_stream()
+    match poll_fn(|cx| Poll::Ready(Pin::new(&mut *body).poll_frame(cx))).await {
+        Poll::Ready(None) => true,
+        Poll::Ready(Some(Ok(_))) => body.is_end_stream(),
+        Poll::Ready(Some(Err(_))) | Poll::Pending => false,
+    }
 }
 
 fn too_large(max_bytes: usize) -> Box<Problem> {

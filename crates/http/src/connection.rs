@@ -113,10 +113,12 @@ async fn linger(socket: &RefCell<Socket>, watch: &Watch) {
     let mut closed = false;
     poll_fn(|cx| {
         watch.register(cx);
-        if watch.verdict() == Verdict::Close || (closed && watch.stopping()) {
+        if watch.verdict() == Verdict::Close {
             return Poll::Ready(());
         }
-        poll_farewell(&mut socket.borrow_mut(), &mut closed, cx)
+        let polled = poll_farewell(&mut socket.borrow_mut(), &mut closed, cx);
+        // A server that stops doesn't wait for the client's half.
+        if closed && watch.stopping() { Poll::Ready(()) } else { polled }
     })
     .await;
 }

@@ -45,8 +45,9 @@ pub(crate) fn lines(text: &[u8], entries: &mut Entries) -> Result<(), Box<Proble
         if line.trim_ascii().is_empty() {
             continue;
         }
+        let index = entries.count();
         entry(line, entries)
-            .map_err(|error| fault(line, &error, "the line").at(Some(entries.count()), Some(number)))?;
+            .map_err(|error| fault(line, &error, "the line").at(Some(index), Some(number)))?;
     }
     Ok(())
 }
@@ -240,3 +241,6 @@ impl Visitor<'_> for Integer {
         i64::try_from(value).map_err(|_| E::invalid_value(de::Unexpected::Unsigned(value), &self))
     }
 }
+
+#[cfg(test)]
+mod tests;
