@@ -70,11 +70,13 @@ pub(crate) fn start(settings: &Settings, supervisor: &mut Supervisor) -> anyhow:
         Beginner { settings: settings.clone(), clock, engine: engine.clone(), to_flusher, to_reader };
     supervisor.spawn("engine", Policy::Essential, move || beginner.run(disk, to_flush, &engine_stop))?;
     let (e, vitals) = (engine.clone(), Arc::clone(&flush_vitals));
-    supervisor.spawn("flusher", Policy::Essential, move || {
+    // Where the engine can't begin, these two have nothing to do and return: its end tells why. A
+    // flusher that fails is fatal all the same.
+    supervisor.spawn("flusher", Policy::Passing, move || {
         run_flusher(&flusher_begins, &batches, &e, vitals, &flusher_stop)
     })?;
     let (controls, freshness) = (engine.controls().clone(), Arc::clone(engine.freshness()));
-    supervisor.spawn("reader", Policy::Essential, move || {
+    supervisor.spawn("reader", Policy::Passing, move || {
         if let Ok(Begin { store, claim, others }) = reader_begins.recv() {
             Reader::new(store, claim.journal, controls, freshness, clock, others).run(&requests);
         }

@@ -273,6 +273,17 @@ fn a_second_signal_ends_it_though_a_request_is_in_flight() {
     assert_eq!(server.end_by(Signal::INT).0, Some(130));
 }
 
+/// The threads that wait for the engine end with it, and once were named instead of the reason.
+#[test]
+fn the_reason_of_a_failed_start_is_the_one_error_told() {
+    for _ in 0..10 {
+        let (code, _, err) = run(&["serve", "--listen", "127.0.0.1:0", "--store", "sqlite:nowhere/it.db"]);
+        assert_eq!(code, Some(1));
+        let errors: Vec<_> = err.lines().filter(|line| line.contains("ERROR")).collect();
+        assert!(matches!(errors[..], [error] if error.contains("nowhere/it.db")), "{err}");
+    }
+}
+
 #[test]
 fn two_servers_cant_share_a_data_directory() {
     let dir = tempfile::tempdir().unwrap();
