@@ -57,6 +57,8 @@ pub struct Writer<D: Disk> {
     settling: Option<Settling>,
     /// The store has more than the newest record says.
     mark_due: bool,
+    /// For so many bytes there was no room.
+    no_room_for: usize,
     draining: Vec<Sender<()>>,
     commits: u64,
     sync_time: Duration,
@@ -102,6 +104,7 @@ impl<D: Disk> Writer<D> {
             unsynced_since: None,
             settling: None,
             mark_due: false,
+            no_room_for: 0,
             draining: Vec::new(),
             commits: 0,
             sync_time: Duration::ZERO,
@@ -220,7 +223,12 @@ impl<D: Disk> Writer<D> {
     ) -> Result<(), Fatal> {
         let mut left: usize = scratch.inboxes.iter().map(|inbox| inbox.packed.len()).sum();
         if left == 0 {
-            return Ok(());
+            // While there was no room, nobody may be sending any more: look by itself.
+            return if vitals.no_room.load(Relaxed) > 0 {
+                self.make_room(self.no_room_for, vitals, now).map(drop)
+            } else {
+                Ok(())
+            };
         }
         let max = self.journal.max_payload_bytes() as usize;
         let mut room = self.make_room(left.min(max), vitals, now)?;
@@ -272,6 +280,9 @@ impl<D: Disk> Writer<D> {
             Err(NoRoom::TooLarge { max_bytes }) => (Some(Refusal::TooLarge { max_bytes }), 0),
             Err(NoRoom::Fatal(fatal)) => return Err(fatal),
         };
+        if code > 0 {
+            self.no_room_for = bytes;
+        }
         vitals.no_room.store(code, Relaxed);
         Ok(refusal.map_or(Ok(()), Err))
     }
