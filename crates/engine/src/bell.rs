@@ -4,13 +4,14 @@
 //! must wait before it is worth it, and only the one who makes up that number wakes it.
 
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicIsize, AtomicUsize, Ordering::SeqCst};
 use std::thread::{self, Thread};
 use std::time::Duration;
 
 #[derive(Debug)]
 pub(crate) struct Bell {
-    waiting: AtomicUsize,
+    /// Below 0 for a moment when the writer takes a request before its sender rings.
+    waiting: AtomicIsize,
     /// At how many the writer wants to be woken; `usize::MAX` while it is awake.
     wake_at: AtomicUsize,
     writer: OnceLock<Thread>,
@@ -18,7 +19,7 @@ pub(crate) struct Bell {
 
 impl Bell {
     pub(crate) fn new() -> Self {
-        let (waiting, wake_at) = (AtomicUsize::new(0), AtomicUsize::new(usize::MAX));
+        let (waiting, wake_at) = (AtomicIsize::new(0), AtomicUsize::new(usize::MAX));
         Self { waiting, wake_at, writer: OnceLock::new() }
     }
 
@@ -26,7 +27,7 @@ impl Bell {
     #[inline]
     pub(crate) fn ring(&self) {
         let waiting = self.waiting.fetch_add(1, SeqCst) + 1;
-        if waiting == self.wake_at.load(SeqCst) {
+        if usize::try_from(waiting) == Ok(self.wake_at.load(SeqCst)) {
             self.wake();
         }
     }
@@ -40,12 +41,12 @@ impl Bell {
 
     /// How many wait.
     pub(crate) fn waiting(&self) -> usize {
-        self.waiting.load(SeqCst)
+        usize::try_from(self.waiting.load(SeqCst)).unwrap_or(0)
     }
 
     /// The writer has taken so many.
     pub(crate) fn taken(&self, count: usize) {
-        self.waiting.fetch_sub(count, SeqCst);
+        self.waiting.fetch_sub(count as isize, SeqCst);
     }
 
     /// The calling thread is the writer from now on.
@@ -58,7 +59,7 @@ impl Bell {
     pub(crate) fn sleep(&self, count: usize, time: Duration) {
         self.wake_at.store(count, SeqCst);
         // Whoever rings from here on sees `wake_at`; whoever rang before is seen here.
-        if self.waiting.load(SeqCst) < count {
+        if self.waiting() < count {
             thread::park_timeout(time);
         }
         self.wake_at.store(usize::MAX, SeqCst);
