@@ -23,7 +23,8 @@ pub(crate) fn builder(header_max_bytes: usize) -> http1::Builder {
         // also spares hyper a look at the socket, and a buffer, while a request is in flight.
         .half_close(true)
         .writev(false)
-        .max_buf_size(64 << 10)
+        // What a connection may take for reading. Bulk bodies gain nothing from more.
+        .max_buf_size((64 << 10).max(header_max_bytes + (4 << 10)))
         .max_header_size(header_max_bytes.max(8192))
         // It would arm a timer for each request; the watchdog does without.
         .header_read_timeout(None);

@@ -29,11 +29,13 @@ impl<'h> Head<'h> {
     /// Reads the fields.
     ///
     /// # Errors
-    /// 400, and the connection is closed: no Host or several (RFC 9112, section 3.2), or a
-    /// transfer coding besides `chunked`, which hyper would let through (`gzip, chunked`).
+    /// 400, and the connection is closed: no Host or several (RFC 9112, section 3.2), several
+    /// Content-Types, or a transfer coding besides `chunked`, which hyper would let through
+    /// (`gzip, chunked`).
     pub(crate) fn read(version: Version, headers: &'h HeaderMap) -> Result<Self, Box<Problem>> {
         let mut head = Self::default();
         let mut hosts = 0;
+        let mut types = 0;
         let mut codings = 0;
         for (name, value) in headers {
             match name.as_str() {
@@ -43,7 +45,10 @@ impl<'h> Head<'h> {
                         return Err(improper("the Host header is no host name with an optional port"));
                     }
                 }
-                "content-type" => head.content_type = Some(value),
+                "content-type" => {
+                    types += 1;
+                    head.content_type = Some(value);
+                }
                 "content-encoding" => head.encoded |= !value.as_bytes().eq_ignore_ascii_case(b"identity"),
                 "transfer-encoding" => {
                     codings += 1;
@@ -57,6 +62,9 @@ impl<'h> Head<'h> {
                 }
                 _ => {}
             }
+        }
+        if types > 1 {
+            return Err(improper("there is more than one Content-Type header; send one"));
         }
         match hosts {
             1 => Ok(head),
@@ -132,6 +140,9 @@ fn improper(detail: &'static str) -> Box<Problem> {
 
 /// Reads a Content-Type. Its only parameter that counts is a charset, which must be UTF-8.
 fn media_type(value: &[u8]) -> Option<Format> {
+    if value == b"application/json" {
+        return Some(Format::Json);
+    }
     let mut parts = value.split(|&byte| byte == b';').map(<[u8]>::trim_ascii);
     let name = parts.next()?;
     let format = [
@@ -156,25 +167,43 @@ fn media_type(value: &[u8]) -> Option<Format> {
 /// Whether a text has the form of RFC 9110's Host: `uri-host [ ":" port ]`. An empty one is
 /// allowed; whether the name means this server is nobody's business here.
 fn is_host(text: &[u8]) -> bool {
-    let (name_end, is_name): (_, fn(&u8) -> bool) = match text.first() {
-        Some(b'[') => match text.iter().position(|&byte| byte == b']') {
-            Some(end) => (end + 1, |byte| is_name_byte(byte) || b"[]:".contains(byte)),
-            None => return false,
-        },
-        _ => (text.iter().position(|&byte| byte == b':').unwrap_or(text.len()), is_name_byte),
+    let (is_name, port) = if let [b'[', literal @ ..] = text {
+        let Some(end) = literal.iter().position(|&byte| byte == b']') else { return false };
+        let (address, port) = literal.split_at(end);
+        (address.iter().all(|byte| is_name_byte(byte) || *byte == b':'), &port[1..])
+    } else {
+        let end = text.iter().position(|byte| !is_name_byte(byte)).unwrap_or(text.len());
+        (true, &text[end..])
     };
-    let (name, port) = text.split_at(name_end);
     let is_port = match port {
         [] => true,
         [b':', digits @ ..] => digits.iter().all(u8::is_ascii_digit),
         _ => false,
     };
-    is_port && name.iter().all(is_name)
+    is_name && is_port
 }
 
+#[inline]
 fn is_name_byte(byte: &u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=".contains(byte)
+    NAME_BYTES[usize::from(*byte)]
 }
+
+/// Letters, digits, and what RFC 3986 allows in a registered name besides.
+const NAME_BYTES: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0_u8;
+    while byte < 128 {
+        table[byte as usize] = byte.is_ascii_alphanumeric();
+        byte += 1;
+    }
+    let others = b"-._~%!$&'()*+,;=";
+    let mut at = 0;
+    while at < others.len() {
+        table[others[at] as usize] = true;
+        at += 1;
+    }
+    table
+};
 
 #[cfg(test)]
 mod tests {

@@ -14,7 +14,8 @@ pub struct Options {
     pub bodies_max_bytes: usize,
     /// The longest request line and header section, in bytes (431 past it). At least 8,192.
     pub header_max_bytes: usize,
-    /// How long a header section may take from its first byte on (408 past it).
+    /// How long a header section may take from its first byte on (408 past it). Where that byte
+    /// came together with the request before, it counts from the next one.
     pub head_timeout: Duration,
     /// How long a body may take from the end of the header section on (408 past it).
     pub body_timeout: Duration,

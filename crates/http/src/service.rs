@@ -84,7 +84,9 @@ impl Answer {
     #[inline]
     fn into_response(self, mut headers: HeaderMap) -> Response<Payload> {
         headers.clear();
-        headers.extend(self.headers);
+        if !self.headers.is_empty() {
+            headers.extend(self.headers);
+        }
         if self.close {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }

@@ -54,9 +54,8 @@ fn a_stop_answers_what_is_in_flight_and_closes_what_is_idle() {
     assert!(fresh.is_closed());
     gate.add_permits(8);
     for client in &mut busy {
-        let reply = client.receive(false);
-        reply.accepted();
-        assert!(reply.closes() && client.is_closed());
+        client.receive(false).accepted();
+        assert!(client.is_closed());
     }
     stopping.join().unwrap();
     assert_eq!(front.total("k"), Some(8));

@@ -36,6 +36,13 @@ pub fn post_with(target: &str, lines: &str, body: impl AsRef<[u8]>) -> Vec<u8> {
     request
 }
 
+/// The head of a POST with chunks, and what is given as its body, chunk sizes included.
+pub fn chunked(lines: &str, body: &str) -> String {
+    format!(
+        "POST /increment HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n{lines}transfer-encoding: chunked\r\n\r\n{body}"
+    )
+}
+
 impl Client {
     pub fn connect(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).expect("a server that listens");
