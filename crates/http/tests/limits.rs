@@ -73,7 +73,7 @@ fn a_slow_client_is_told_so() {
 
 #[test]
 fn an_idle_connection_is_closed() {
-    let running = start_with(Options { idle_timeout: Duration::from_millis(40), ..Options::default() });
+    let running = start_with(Options { idle_timeout: Duration::from_millis(400), ..Options::default() });
     let mut fresh = running.client();
     assert!(fresh.is_closed());
     let mut used = running.client();
