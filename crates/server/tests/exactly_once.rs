@@ -1,0 +1,52 @@
+//! Whatever dies, each acknowledged increment is in the table once: the whole server against
+//! real input and against kill -9, with either store.
+
+#![allow(clippy::unwrap_used, reason = "what a test can't get fails it")]
+
+mod support;
+
+use std::time::Duration;
+
+use store::testing::ThrowawayPostgres;
+use support::{Database, Home, Load, seed};
+
+#[test]
+fn sqlite_survives_kills() {
+    let home = Home::new(None).set("flush.interval", "30ms");
+    survives_kills(&home, &Database::sqlite(home.sqlite()));
+}
+
+#[test]
+fn postgres_survives_kills() {
+    let postgres = ThrowawayPostgres::start();
+    let home = Home::new(Some(&postgres.url("totals"))).set("flush.interval", "30ms");
+    survives_kills(&home, &Database::Postgres(&postgres, "totals"));
+}
+
+/// Kills the server again and again, at moments that nobody chose, with an empty and with a full
+/// hand, in the middle of flushes and of starts.
+fn survives_kills(home: &Home, database: &Database<'_>) {
+    let seed = seed();
+    let mut rng = fastrand::Rng::with_seed(seed);
+    let load = Load::start(seed, 4, 500).with_retries(seed, 2, 50);
+    for _ in 0..12 {
+        let server = home.launch();
+        load.open(&server);
+        if rng.u8(..4) > 0 {
+            load.wait_for(1 + rng.u64(..1500));
+        }
+        std::thread::sleep(Duration::from_micros(rng.u64(..60_000)));
+        server.kill();
+    }
+    let server = home.start();
+    load.open(&server);
+    load.wait_for(100);
+    let ledger = load.stop();
+    server.stop();
+    let totals = database.totals();
+    ledger.check(&totals);
+    for (key, &total) in totals.iter().filter(|(key, _)| key.starts_with("once-")) {
+        assert_eq!(ledger.acknowledged.get(key), Some(&total), "{key}");
+    }
+    assert!(!ledger.unanswered.is_empty(), "no kill hit a request");
+}
