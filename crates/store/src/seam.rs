@@ -105,7 +105,7 @@ pub trait Store: Send {
     fn claim(&mut self, claim: &Claim, seen: Option<Standing>) -> Result<(), ClaimError>;
 
     /// Hands every total to `each`, in any order, and returns the journal's watermark of the same
-    /// snapshot. `each` may stop it with a reason.
+    /// snapshot. `each` may stop it with a reason; it must not call a store itself.
     ///
     /// # Errors
     /// See [`LoadError`].

@@ -24,6 +24,9 @@ use crate::{ApplyError, Claim, StoreError};
 /// nothing to insert. A nested loop with the one row of `moved` keeps the order of the arrays,
 /// which is the order in which all instances lock counters.
 ///
+/// A COPY into a temporary table and an INSERT from there takes as long for 100,000 rows (median
+/// 0.55 s against 0.58 s with psql, whose arrays are text), and several round trips.
+///
 /// At READ COMMITTED an UPDATE that had to wait for another transaction tests its WHERE again on
 /// what that one left, and ON CONFLICT adds to the newest version of a row.
 const MOVE_AND_ADD: &str = "
@@ -37,6 +40,10 @@ const MOVE_AND_ADD: &str = "
       FROM moved, unnest($5::text[], $6::bigint[]) AS sums (key, value)
     ON CONFLICT (key) DO UPDATE SET value = counters.value + excluded.value
     RETURNING key, value";
+
+/// Changes nothing that counts; see [`confirm`].
+const CONFIRM: &str = "
+    UPDATE journals SET flushed_at = now() WHERE id = $1 AND owner = $2 AND seq = $3";
 
 pub(crate) const TOTALS: &str = "SELECT key, value FROM counters WHERE key = ANY ($1::text[])";
 
@@ -93,8 +100,21 @@ fn settle(link: &mut Link, claim: &Claim, batch: &Batch) -> Result<Applied, Appl
     let limit = link.limits().step_for(batch.rows().len() + batch.units().len());
     let found = link.call(limit, async |session| standing(session, claim.journal).await);
     committed_before(found.map_err(StoreError::from)?, claim, batch)?;
+    link.call(limit, async |session| confirm(session, claim, batch).await).map_err(StoreError::from)?;
     let applied = link.call(limit, async |session| read_back(session, claim, batch).await);
     Ok(applied.map_err(StoreError::from)?)
+}
+
+/// A commit that waits for a standby becomes visible without it when its session is ended, as by
+/// a restart. What has been found may thus be missing after a failover. A commit of our own comes
+/// after it in the log, and waits until all of that is where `synchronous_commit` wants it.
+async fn confirm(session: &Session, claim: &Claim, batch: &Batch) -> Result<(), Fault> {
+    let statement = session.statement(CONFIRM).await?;
+    let (journal, owner) = (claim.journal.to_string(), claim.owner.to_string());
+    match session.client.execute(&statement, &[&journal, &owner, &batch.upto().as_i64()]).await? {
+        1 => Ok(()),
+        _ => Err(Fault::Away("the journal's row changed while it was looked at".to_owned())),
+    }
 }
 
 /// The outcome of a batch that an earlier attempt committed without our getting the answer.

@@ -57,11 +57,16 @@ fn from_answer(answer: &DbError) -> Fault {
     if *code == SqlState::INVALID_CATALOG_NAME {
         return Fault::NoDatabase(format!("PostgreSQL says: {text}"));
     }
+    if [SqlState::INVALID_SQL_STATEMENT_NAME, SqlState::DUPLICATE_PSTATEMENT].contains(code) {
+        return Fault::Away(format!(
+            "PostgreSQL says: {text}; a pooler between it and incrementer has to keep a session for each connection"
+        ));
+    }
     match code.code().get(..2).unwrap_or_default() {
         // The connection; transaction state and read-only servers; rollbacks, deadlocks;
         // resources; locks; shutdown and start; the server's system calls; its inner errors. And
-        // what a changed table, a pooler or a lost session makes of a prepared statement.
-        "08" | "0A" | "25" | "26" | "40" | "53" | "55" | "57" | "58" | "XX" => {
+        // 0A is what a table that was changed makes of a prepared statement.
+        "08" | "0A" | "25" | "40" | "53" | "55" | "57" | "58" | "XX" => {
             Fault::Away(format!("PostgreSQL says: {text}"))
         }
         // Names, passwords, settings.

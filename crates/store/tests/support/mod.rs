@@ -1,6 +1,7 @@
 //! What the tests of both stores share.
 #![allow(
     dead_code,
+    unused_macros,
     unreachable_pub,
     clippy::unwrap_used,
     reason = "each test binary uses a part of it; a test may panic"
@@ -10,10 +11,20 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use counter::{Applied, Batch, JournalId, OpenBatch, OwnerId, Seq, Unit};
 use store::testing::ThrowawayPostgres;
-use store::{Claim, Store, StoreReader, StoreUrl};
+use store::{ApplyError, Claim, Store, StoreError, StoreReader, StoreUrl};
+
+/// Runs each of these functions, which take a `&Fixture`, on both stores.
+macro_rules! on_both {
+    ($($name:ident),+ $(,)?) => {
+        mod postgres { $(#[test] fn $name() { super::$name(&super::Fixture::postgres()); })+ }
+        mod sqlite { $(#[test] fn $name() { super::$name(&super::Fixture::sqlite()); })+ }
+    };
+}
 
 /// One empty store, and a second way into it for looking and for meddling.
 pub enum Fixture {
@@ -77,7 +88,7 @@ impl Fixture {
             return server.sql(database, sql);
         }
         let connection = rusqlite::Connection::open(self.file()).unwrap();
-        connection.busy_timeout(std::time::Duration::from_secs(10)).unwrap();
+        connection.busy_timeout(Duration::from_secs(10)).unwrap();
         let Ok(mut statement) = connection.prepare(sql) else {
             connection.execute_batch(sql).unwrap();
             return String::new();
@@ -161,4 +172,21 @@ pub fn plain(from: u64, upto: u64, increments: &[(&str, i64)]) -> Batch {
 /// What was set aside, without the reasons.
 pub fn set_aside(applied: &Applied) -> Vec<(&str, i128)> {
     applied.set_aside.iter().map(|part| (part.key.as_str(), part.value)).collect()
+}
+
+/// Whether a call ended in `Unavailable`; other ends panic.
+pub fn is_away<T: std::fmt::Debug>(result: Result<T, ApplyError>) -> bool {
+    match result {
+        Err(ApplyError::Store(StoreError::Unavailable(_))) => true,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Looks until `done`, which something else that runs brings about.
+pub fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !done() {
+        assert!(Instant::now() < deadline, "waited in vain until {what}");
+        thread::yield_now();
+    }
 }
