@@ -121,6 +121,7 @@ impl Counters {
     }
 
     /// A counter's name.
+    #[cfg(test)]
     pub(crate) fn key(&self, number: Number) -> &str {
         // Only whole names go in, as text.
         std::str::from_utf8(name(&self.names, self.entry(number))).unwrap_or_default()

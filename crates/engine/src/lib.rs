@@ -6,6 +6,7 @@
 //! or batches, so there are no locks on them, a batch is exactly "every record up to seq m", and
 //! the same input gives the same state.
 
+mod batches;
 mod bell;
 mod clock;
 mod control;
@@ -22,12 +23,14 @@ mod start;
 mod vitals;
 mod writer;
 
+pub use batches::SEAL_AT_KEYS;
 pub use clock::{Clock, Now, SystemClock};
 pub use control::{Control, Controls, WriterGone};
 pub use engine::{Engine, EngineFront, Lookup};
 pub use freshness::Freshness;
 pub use front::{Counted, Front, Page, PageRequest, Refusal};
-pub use machine::{Limits, Machine, SEAL_AT_KEYS, UnitSums};
+pub use journal::{Disk, Fatal, OpenError};
+pub use machine::Limits;
 pub use start::Starting;
 pub use vitals::{Phase, Vitals};
 pub use writer::{Ack, Policy, Writer};

@@ -4,17 +4,14 @@
 //! before the journal has the increment; that is safe because nobody is shown them in between
 //! (the writer answers reads before it admits), and because a failed commit ends the process.
 
-use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
+use std::collections::HashMap;
 
-use counter::{Applied, Batch, Decoder, Entry as Packed, OpenBatch, Seq, Unit, UnitHeader};
+use counter::{Applied, Decoder, Entry as Packed, Seq, Unit, UnitHeader};
 
+use crate::batches::{Batches, UnitSums, flushed_of};
 use crate::counters::{Counters, Number};
 use crate::front::{Counted, Refusal};
 use crate::ids::{Ids, Known};
-
-/// A batch is sealed when it holds so many keys.
-pub const SEAL_AT_KEYS: usize = 100_000;
 
 /// What bounds a machine.
 #[derive(Clone, Copy, Debug)]
@@ -23,18 +20,13 @@ pub struct Limits {
     pub max_counters: u64,
     /// How many idempotency keys memory may hold.
     pub max_ids: usize,
-}
-
-/// A sealed batch, and when its oldest increment was accepted.
-#[derive(Clone, Debug)]
-struct Sealed {
-    batch: Arc<Batch>,
-    oldest_ms: u64,
+    /// How long memory holds one, milliseconds.
+    pub id_window_ms: u64,
 }
 
 /// Totals and pending batches. Only the writer touches it.
 #[derive(Debug)]
-pub struct Machine {
+pub(crate) struct Machine {
     limits: Limits,
     counters: Counters,
     /// What a total has beyond 64 bits. Only increments of other instances can bring it there;
@@ -43,15 +35,8 @@ pub struct Machine {
     ids: Ids,
     /// Increases when other instances were seen to have flushed; see `Freshness`.
     epoch: u32,
-    open: OpenBatch,
-    open_number: u32,
-    open_oldest_ms: u64,
-    sealed: VecDeque<Sealed>,
-    in_flight: Option<Sealed>,
-    /// Everything up to here is in a sealed batch or in the store.
-    sealed_upto: Seq,
-    /// The watermark of the store, as it was last confirmed.
-    watermark: Seq,
+    /// What the store doesn't have yet.
+    pub(crate) batches: Batches,
     /// Whether some rows of the batch in flight have been settled, and not all.
     settling: bool,
     /// Kept for its memory.
@@ -73,20 +58,14 @@ struct Undo {
 impl Machine {
     /// Empty; `seed` is for the hash table.
     #[must_use]
-    pub fn new(limits: Limits, seed: u64) -> Self {
+    pub(crate) fn new(limits: Limits, seed: u64) -> Self {
         Self {
             limits,
             counters: Counters::new(seed),
             excess: HashMap::new(),
             ids: Ids::new(limits.max_ids),
             epoch: 1,
-            open: OpenBatch::default(),
-            open_number: 1,
-            open_oldest_ms: 0,
-            sealed: VecDeque::new(),
-            in_flight: None,
-            sealed_upto: Seq::ZERO,
-            watermark: Seq::ZERO,
+            batches: Batches::default(),
             settling: false,
             undo: Vec::new(),
         }
@@ -96,7 +75,7 @@ impl Machine {
     ///
     /// # Errors
     /// There are more than `max_counters`; the text says what to do.
-    pub fn load(&mut self, key: &str, total: i64) -> Result<(), String> {
+    pub(crate) fn load(&mut self, key: &str, total: i64) -> Result<(), String> {
         let limit = self.limits.max_counters;
         if self.counters.len() as u64 >= limit {
             return Err(format!(
@@ -110,14 +89,13 @@ impl Machine {
     }
 
     /// Says from which watermark the totals were loaded.
-    pub fn loaded(&mut self, watermark: Seq) {
-        self.watermark = watermark;
-        self.sealed_upto = watermark;
+    pub(crate) fn loaded(&mut self, watermark: Seq) {
+        self.batches.begin(watermark);
     }
 
     /// Applies a record of the journal that the store doesn't have. Its increments were admitted
     /// once, so none is refused.
-    pub fn replay(&mut self, seq: Seq, accepted_ms: u64, payload: &[u8]) {
+    pub(crate) fn replay(&mut self, seq: Seq, accepted_ms: u64, payload: &[u8]) {
         let mut decoder = Decoder::new(payload);
         while let Some(Ok(entry)) = decoder.next() {
             match entry {
@@ -128,9 +106,9 @@ impl Machine {
                 }
             }
         }
-        self.committed(accepted_ms);
-        if self.is_open_full() {
-            self.seal(seq);
+        self.batches.committed(accepted_ms);
+        if self.batches.is_open_full() {
+            self.batches.seal(seq);
         }
     }
 
@@ -139,7 +117,7 @@ impl Machine {
     /// # Errors
     /// See [`Refusal`]; then nothing has changed.
     #[inline]
-    pub fn admit(&mut self, request: &[u8], now_ms: u64) -> Result<Counted, Refusal> {
+    pub(crate) fn admit(&mut self, request: &[u8], now_ms: u64) -> Result<Counted, Refusal> {
         let mut decoder = Decoder::new(request);
         let first = decoder.next();
         if let (Some(Ok(Packed::Increment { key, value })), []) = (first, decoder.rest()) {
@@ -154,45 +132,16 @@ impl Machine {
         }
     }
 
-    /// Ends a commit: what was admitted since the last was accepted at `accepted_ms`.
-    pub fn committed(&mut self, accepted_ms: u64) {
-        if self.open_oldest_ms == 0 && !self.open.is_empty() {
-            self.open_oldest_ms = accepted_ms.max(1);
-        }
-    }
-
-    /// Whether the open batch holds so much that it has to be sealed.
-    #[must_use]
-    pub fn is_open_full(&self) -> bool {
-        self.open.len() >= SEAL_AT_KEYS
-    }
-
-    /// Seals the open batch, if it holds anything. `upto` is the newest record, and durable.
-    pub fn seal(&mut self, upto: Seq) {
-        if self.open.is_empty() {
-            return;
-        }
-        let batch = Arc::new(self.open.freeze(self.sealed_upto, upto));
-        self.sealed.push_back(Sealed { batch, oldest_ms: self.open_oldest_ms });
-        self.sealed_upto = upto;
-        self.open_number = self.open_number.checked_add(1).unwrap_or(1);
-        self.open_oldest_ms = 0;
-    }
-
-    /// The next sealed batch, if none is on its way. Before the next one, it has to be settled.
-    pub fn hand_over(&mut self) -> Option<Arc<Batch>> {
-        if self.in_flight.is_some() {
-            return None;
-        }
-        self.in_flight = self.sealed.pop_front();
-        self.in_flight.as_ref().map(|sealed| Arc::clone(&sealed.batch))
-    }
-
     /// Takes over what the store says of some rows of the batch in flight; `epoch` is the one in
     /// which it was applied. When all rows have been settled, [`settled`](Self::settled).
-    pub fn settle(&mut self, applied: &Applied, units: &UnitSums, rows: std::ops::Range<usize>, epoch: u32) {
-        let Some(in_flight) = &self.in_flight else { return };
-        let batch = Arc::clone(&in_flight.batch);
+    pub(crate) fn settle(
+        &mut self,
+        applied: &Applied,
+        units: &UnitSums,
+        rows: std::ops::Range<usize>,
+        epoch: u32,
+    ) {
+        let Some(batch) = self.batches.in_flight().cloned() else { return };
         self.settling = true;
         for at in rows {
             let row = &batch.rows()[at];
@@ -208,22 +157,14 @@ impl Machine {
     }
 
     /// The batch in flight is in the store, and all its rows are settled.
-    pub fn settled(&mut self) {
+    pub(crate) fn settled(&mut self) {
         self.settling = false;
-        if let Some(sealed) = self.in_flight.take() {
-            self.watermark = sealed.batch.upto();
-        }
-    }
-
-    /// The batch in flight.
-    #[must_use]
-    pub fn in_flight(&self) -> Option<&Arc<Batch>> {
-        self.in_flight.as_ref().map(|sealed| &sealed.batch)
+        self.batches.confirmed();
     }
 
     /// A total as memory knows it, and the epoch in which the store was last heard of it.
     #[must_use]
-    pub fn read(&self, key: &str) -> Option<(i64, u32)> {
+    pub(crate) fn read(&self, key: &str) -> Option<(i64, u32)> {
         let number = self.counters.find(key, self.counters.hash(key))?;
         let entry = self.counters.entry(number);
         Some((entry.total, entry.epoch))
@@ -232,7 +173,7 @@ impl Machine {
     /// Takes over what the store said of a key: `stored`, when the watermark was `watermark`,
     /// asked in `epoch`. Returns the total, or `None` where the answer came too late to be put
     /// together with what is pending: then ask again.
-    pub fn refresh(
+    pub(crate) fn refresh(
         &mut self,
         key: &str,
         stored: Option<i64>,
@@ -251,7 +192,7 @@ impl Machine {
             return None;
         }
         let base = stored.unwrap_or(0);
-        if watermark == self.watermark {
+        if watermark == self.batches.watermark() {
             let pending = self.pending(number);
             let entry = self.counters.entry_mut(number);
             entry.base = base;
@@ -259,70 +200,26 @@ impl Machine {
             self.set_total(number, i128::from(base) + pending);
             return Some(Some(self.counters.entry(number).total));
         }
-        let in_flight = self.in_flight.as_ref().filter(|sealed| sealed.batch.upto() == watermark)?;
+        let in_flight = self.batches.in_flight().filter(|batch| batch.upto() == watermark)?;
         // Committed, and on its way here: only the answer can be put together, without the batch.
-        let flushed = flushed_of(&in_flight.batch, key);
+        let flushed = flushed_of(in_flight, key);
         Some(Some(clamp(i128::from(base) + self.pending(number) - flushed)))
     }
 
-    /// Keys of the open batch that a page may want.
-    #[must_use]
-    pub fn open_keys(&self, wanted: &dyn Fn(&str) -> bool) -> Vec<String> {
-        self.open.keys().filter(|key| wanted(key)).map(str::to_owned).collect()
-    }
-
-    /// All batches that are frozen and not settled.
-    #[must_use]
-    pub fn frozen(&self) -> Vec<Arc<Batch>> {
-        self.in_flight.iter().chain(&self.sealed).map(|sealed| Arc::clone(&sealed.batch)).collect()
-    }
-
     /// Other instances were seen to have flushed: what memory holds may be old.
-    pub fn set_epoch(&mut self, epoch: u32) {
+    pub(crate) fn set_epoch(&mut self, epoch: u32) {
         self.epoch = epoch;
     }
 
-    /// Forgets idempotency keys that were accepted before `before_ms`.
-    pub fn forget_ids(&mut self, before_ms: u64) {
-        self.ids.forget(before_ms);
+    /// Forgets idempotency keys whose window has passed.
+    pub(crate) fn forget_ids(&mut self, now_ms: u64) {
+        self.ids.forget(now_ms.saturating_sub(self.limits.id_window_ms));
     }
 
     /// How many counters memory holds.
     #[must_use]
-    pub fn counters(&self) -> usize {
+    pub(crate) fn counters(&self) -> usize {
         self.counters.len()
-    }
-
-    /// How many updates are pending: keys of the open batch, and of all others.
-    #[must_use]
-    pub fn pending_updates(&self) -> (usize, usize) {
-        let frozen = self.in_flight.iter().chain(&self.sealed);
-        (self.open.len(), frozen.map(|sealed| sealed.batch.rows().len()).sum())
-    }
-
-    /// Whether a sealed batch waits to be handed over.
-    #[must_use]
-    pub fn has_sealed(&self) -> bool {
-        !self.sealed.is_empty()
-    }
-
-    /// When the oldest increment of the open batch was accepted; `None` while it is empty.
-    #[must_use]
-    pub fn open_since_ms(&self) -> Option<u64> {
-        (self.open_oldest_ms > 0).then_some(self.open_oldest_ms)
-    }
-
-    /// When the oldest pending increment was accepted; `None` while nothing is pending.
-    #[must_use]
-    pub fn oldest_ms(&self) -> Option<u64> {
-        let oldest = self.in_flight.iter().chain(&self.sealed).map(|sealed| sealed.oldest_ms).next();
-        oldest.or(self.open_since_ms())
-    }
-
-    /// The watermark of the store, as it was last confirmed.
-    #[must_use]
-    pub fn watermark(&self) -> Seq {
-        self.watermark
     }
 
     fn many(&mut self, decoder: Decoder<'_>) -> Result<Counted, Refusal> {
@@ -380,7 +277,7 @@ impl Machine {
         }
         let total = undo.last().map_or(0, |last| self.counters.entry(last.counter).total);
         self.ids.remember(header.id, header.fingerprint, total, now_ms);
-        self.open.push_unit(Unit {
+        self.batches.open.push_unit(Unit {
             id: header.id.into(),
             fingerprint: header.fingerprint,
             accepted_ms: now_ms,
@@ -404,18 +301,19 @@ impl Machine {
             None => self.add_wide(counter, key, value, forced)?,
         }
         let entry = self.counters.entry_mut(counter);
+        let Batches { open, open_number, .. } = &mut self.batches;
         // The row is looked at as well, because numbers of batches repeat after 2^32 of them.
-        let has_row = entry.batch == self.open_number
-            && (entry.row as usize) < self.open.len()
-            && self.open.row(entry.row).counter == counter;
+        let has_row = entry.batch == *open_number
+            && (entry.row as usize) < open.len()
+            && open.row(entry.row).counter == counter;
         if !has_row {
-            entry.row = self.open.open_row(key, counter);
-            entry.batch = self.open_number;
+            entry.row = open.open_row(key, counter);
+            entry.batch = *open_number;
         }
         let row = entry.row;
-        let was_plain = plain.then(|| self.open.row(row).plain);
+        let was_plain = plain.then(|| open.row(row).plain);
         if plain {
-            self.open.add(row, value);
+            open.add(row, value);
         }
         Ok(Undo { counter, value, row, new_counter: found.is_none(), new_row: !has_row, plain: was_plain })
     }
@@ -450,10 +348,10 @@ impl Machine {
             let total = self.total(step.counter) - i128::from(step.value);
             self.set_total(step.counter, total);
             if let Some(plain) = step.plain {
-                self.open.take_back(step.row, step.value, plain);
+                self.batches.open.take_back(step.row, step.value, plain);
             }
             if step.new_row {
-                self.open.close_last_row();
+                self.batches.open.close_last_row();
                 self.counters.entry_mut(step.counter).batch = 0;
             }
             if step.new_counter {
@@ -482,45 +380,6 @@ impl Machine {
     fn pending(&self, number: Number) -> i128 {
         self.total(number) - i128::from(self.counters.entry(number).base)
     }
-
-    /// A counter's name, for messages.
-    #[must_use]
-    pub fn key_of(&self, row: &counter::Row) -> &str {
-        self.counters.key(row.counter)
-    }
-}
-
-/// What the units of a batch add to each row, beside the row's own sum.
-#[derive(Clone, Debug, Default)]
-pub struct UnitSums(HashMap<u32, i128>);
-
-impl UnitSums {
-    /// Sums them up.
-    #[must_use]
-    pub fn of_batch(batch: &Batch) -> Self {
-        let mut sums = HashMap::new();
-        for (row, value) in batch.units().iter().flat_map(|unit| &unit.increments) {
-            *sums.entry(*row).or_default() += i128::from(*value);
-        }
-        Self(sums)
-    }
-
-    fn of(&self, row: u32) -> i128 {
-        if self.0.is_empty() { 0 } else { self.0.get(&row).copied().unwrap_or(0) }
-    }
-}
-
-/// All that a batch adds to a key, as this instance counted it.
-fn flushed_of(batch: &Batch, key: &str) -> i128 {
-    let order = batch.in_key_order();
-    let at =
-        order.binary_search_by(|&row| batch.key(&batch.rows()[row as usize]).as_bytes().cmp(key.as_bytes()));
-    at.map_or(0, |at| {
-        let row = order[at];
-        let units = batch.units().iter().flat_map(|unit| &unit.increments);
-        let units: i128 = units.filter(|(of, _)| *of == row).map(|(_, value)| i128::from(*value)).sum();
-        batch.rows()[row as usize].sum + units
-    })
 }
 
 fn clamp(total: i128) -> i64 {

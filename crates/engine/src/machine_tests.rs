@@ -6,8 +6,9 @@ use std::collections::BTreeMap;
 use counter::{Applied, Batch, Entries, Seq};
 use proptest::prelude::*;
 
+use crate::batches::UnitSums;
 use crate::front::Refusal;
-use crate::machine::{Limits, Machine, UnitSums};
+use crate::machine::{Limits, Machine};
 
 const MAX_COUNTERS: u64 = 6;
 
@@ -120,7 +121,7 @@ fn packed(entries: &[(String, i64)], id: Option<u8>) -> Vec<u8> {
 }
 
 fn machine() -> Machine {
-    Machine::new(Limits { max_counters: MAX_COUNTERS, max_ids: 100 }, 1)
+    Machine::new(Limits { max_counters: MAX_COUNTERS, max_ids: 100, id_window_ms: u64::MAX }, 1)
 }
 
 /// Runs the steps; at the end everything is flushed.
@@ -129,7 +130,7 @@ fn run(steps: &[Step], foreign: bool) -> (Machine, Store, BTreeMap<String, i128>
     let mut counted: BTreeMap<String, i128> = BTreeMap::new();
     let mut seq = Seq::ZERO;
     let flush = |machine: &mut Machine, store: &mut Store, slice: usize| {
-        let Some(batch) = machine.in_flight().cloned() else { return };
+        let Some(batch) = machine.batches.in_flight().cloned() else { return };
         let applied = store.apply(&batch);
         let units = UnitSums::of_batch(&batch);
         for start in (0..batch.rows().len()).step_by(slice) {
@@ -151,7 +152,7 @@ fn run(steps: &[Step], foreign: bool) -> (Machine, Store, BTreeMap<String, i128>
                 let new = matches!(&outcome, Ok(counted) if !counted.replayed);
                 if new {
                     seq = seq.next();
-                    machine.committed(1000);
+                    machine.batches.committed(1000);
                     for (key, value) in entries {
                         *counted.entry(key.clone()).or_default() += i128::from(*value);
                     }
@@ -168,9 +169,9 @@ fn run(steps: &[Step], foreign: bool) -> (Machine, Store, BTreeMap<String, i128>
                     assert_eq!(verdict, model.request(entries, *id));
                 }
             }
-            Step::HandOver if machine.in_flight().is_none() => {
-                machine.seal(seq);
-                machine.hand_over();
+            Step::HandOver if machine.batches.in_flight().is_none() => {
+                machine.batches.seal(seq);
+                machine.batches.hand_over();
             }
             Step::Settle(slice) => flush(&mut machine, &mut store, *slice),
             Step::Foreign(key, value) if foreign => {
@@ -197,8 +198,8 @@ fn run(steps: &[Step], foreign: bool) -> (Machine, Store, BTreeMap<String, i128>
     }
     for _ in 0..2 {
         flush(&mut machine, &mut store, 3);
-        machine.seal(seq);
-        machine.hand_over();
+        machine.batches.seal(seq);
+        machine.batches.hand_over();
     }
     flush(&mut machine, &mut store, 3);
     (machine, store, counted)
@@ -208,7 +209,7 @@ proptest! {
     #[test]
     fn alone_it_says_what_the_model_says(steps in proptest::collection::vec(step(), 1..60)) {
         let (machine, store, counted) = run(&steps, false);
-        prop_assert_eq!(machine.oldest_ms(), None);
+        prop_assert_eq!(machine.batches.oldest_ms(), None);
         let stored: BTreeMap<_, _> = store.totals.iter().map(|(k, v)| (k.clone(), i128::from(*v))).collect();
         prop_assert_eq!(stored, counted);
         prop_assert!(store.set_aside.is_empty());
@@ -247,9 +248,9 @@ fn a_batch_may_lead_from_one_end_of_the_range_to_the_other() {
     for value in [i64::MAX, i64::MAX, 1] {
         machine.admit(&packed(&[("a".into(), value)], None), 1).unwrap();
     }
-    machine.committed(1);
-    machine.seal(Seq(1));
-    let batch = machine.hand_over().unwrap();
+    machine.batches.committed(1);
+    machine.batches.seal(Seq(1));
+    let batch = machine.batches.hand_over().unwrap();
     assert_eq!(batch.rows()[0].sum, i128::from(u64::MAX));
     assert_eq!(machine.read("a").map(|read| read.0), Some(i64::MAX));
 }

@@ -8,12 +8,13 @@ use std::time::Duration;
 use counter::{Applied, Batch};
 use journal::{Disk, Fatal, Journal, Kind, NoRoom, RecordBuffer};
 
+use crate::batches::UnitSums;
 use crate::clock::Now;
 use crate::control::Control;
 use crate::freshness::Freshness;
 use crate::front::Refusal;
 use crate::lane::{Answer, Inbox, Lane, Slot};
-use crate::machine::{Machine, UnitSums};
+use crate::machine::Machine;
 use crate::vitals::Vitals;
 
 /// With ack `memory`, the journal is synced so long after the first record that is not durable.
@@ -94,7 +95,7 @@ impl<D: Disk> Writer<D> {
     /// Both have been brought up to date with the store.
     pub(crate) fn new(machine: Machine, journal: Journal<D>, policy: Policy) -> Self {
         // What was replayed has waited long enough.
-        let open_since = machine.open_since_ms().map(|_| Duration::ZERO);
+        let open_since = machine.batches.open_since_ms().map(|_| Duration::ZERO);
         Self {
             machine,
             journal,
@@ -121,6 +122,7 @@ impl<D: Disk> Writer<D> {
         now: Now,
     ) -> Result<Turn, Fatal> {
         self.machine.set_epoch(freshness.epoch());
+        self.machine.forget_ids(now.unix_ms);
         for control in controls {
             self.obey(control, freshness, now);
         }
@@ -132,7 +134,7 @@ impl<D: Disk> Writer<D> {
         self.mark(now)?;
         self.sync_if_due(now)?;
         let batch = self.hand_over(now)?;
-        if self.machine.oldest_ms().is_none() {
+        if self.machine.batches.oldest_ms().is_none() {
             self.draining.clear();
         }
         self.publish(vitals);
@@ -142,7 +144,7 @@ impl<D: Disk> Writer<D> {
     /// When the writer has to take a turn even if nobody wants anything; as of `Now::elapsed`.
     pub(crate) fn deadline(&self) -> Option<Duration> {
         let sync = self.unsynced_since.map(|since| since + SYNC_AFTER);
-        let idle = self.machine.in_flight().is_none();
+        let idle = self.machine.batches.in_flight().is_none();
         let flush = self.open_since.filter(|_| idle).map(|since| since + self.policy.interval);
         sync.into_iter().chain(flush).min()
     }
@@ -157,7 +159,7 @@ impl<D: Disk> Writer<D> {
         // Whoever asked may be gone by the time of the reply; that is all a failed send means.
         match control {
             Control::Settled { applied, epoch } => {
-                if let Some(batch) = self.machine.in_flight() {
+                if let Some(batch) = self.machine.batches.in_flight() {
                     let units = UnitSums::of_batch(batch);
                     self.settling = Some(Settling { applied, units, epoch, next_row: 0 });
                 }
@@ -175,7 +177,9 @@ impl<D: Disk> Writer<D> {
             Control::PendingKeys { prefix, after, reply } => {
                 let wanted =
                     |key: &str| key.starts_with(&prefix) && after.as_deref().is_none_or(|after| key > after);
-                let _ = reply.send((self.machine.open_keys(&wanted), self.machine.frozen()));
+                let batches = &self.machine.batches;
+                let open = batches.open.keys().filter(|key| wanted(key)).map(str::to_owned).collect();
+                let _ = reply.send((open, batches.frozen().cloned().collect()));
             }
             Control::Drain { done } => self.draining.push(done),
             // The thread looks for it.
@@ -190,14 +194,14 @@ impl<D: Disk> Writer<D> {
 
     fn settle(&mut self) {
         let Some(settling) = &mut self.settling else { return };
-        let rows = self.machine.in_flight().map_or(0, |batch| batch.rows().len());
+        let rows = self.machine.batches.in_flight().map_or(0, |batch| batch.rows().len());
         let upto = (settling.next_row + SETTLE_ROWS).min(rows);
         self.machine.settle(&settling.applied, &settling.units, settling.next_row..upto, settling.epoch);
         settling.next_row = upto;
         if upto == rows {
             self.settling = None;
             self.machine.settled();
-            self.journal.trim(self.machine.watermark());
+            self.journal.trim(self.machine.batches.watermark());
             self.mark_due = true;
         }
     }
@@ -294,7 +298,7 @@ impl<D: Disk> Writer<D> {
         }
         self.journal.append(Kind::Increments, now.unix_ms, &mut self.record)?;
         self.record.clear();
-        self.machine.committed(now.unix_ms);
+        self.machine.batches.committed(now.unix_ms);
         self.mark_due = false;
         self.commits += 1;
         self.open_since.get_or_insert(now.elapsed);
@@ -302,7 +306,7 @@ impl<D: Disk> Writer<D> {
             Ack::Durable => self.sync()?,
             Ack::Memory => drop(self.unsynced_since.get_or_insert(now.elapsed)),
         }
-        if self.machine.is_open_full() {
+        if self.machine.batches.is_open_full() {
             self.seal()?;
         }
         Ok(())
@@ -340,34 +344,33 @@ impl<D: Disk> Writer<D> {
     /// Seals the open batch; only what is durable may go to the store.
     fn seal(&mut self) -> Result<(), Fatal> {
         self.sync()?;
-        self.machine.seal(self.journal.last());
+        self.machine.batches.seal(self.journal.last());
         self.open_since = None;
         Ok(())
     }
 
     fn hand_over(&mut self, now: Now) -> Result<Option<Arc<Batch>>, Fatal> {
-        if self.machine.in_flight().is_some() {
+        if self.machine.batches.in_flight().is_some() {
             return Ok(None);
         }
-        let (open, _) = self.machine.pending_updates();
+        let open = self.machine.batches.open.len();
         let aged = self.open_since.is_some_and(|since| now.elapsed >= since + self.policy.interval);
         let due = open >= self.policy.max_updates || aged || !self.draining.is_empty();
-        if due && !self.machine.has_sealed() {
+        if due && !self.machine.batches.has_sealed() {
             self.seal()?;
         }
-        Ok(self.machine.hand_over())
+        Ok(self.machine.batches.hand_over())
     }
 
     fn publish(&self, vitals: &Vitals) {
-        let (open, frozen) = self.machine.pending_updates();
-        vitals.pending_updates.store((open + frozen) as u64, Relaxed);
-        vitals.oldest_pending_ms.store(self.machine.oldest_ms().unwrap_or(0), Relaxed);
+        vitals.pending_updates.store(self.machine.batches.updates() as u64, Relaxed);
+        vitals.oldest_pending_ms.store(self.machine.batches.oldest_ms().unwrap_or(0), Relaxed);
         vitals.counters.store(self.machine.counters() as u64, Relaxed);
         vitals.journal_bytes.store(self.journal.bytes(), Relaxed);
         vitals.last_seq.store(self.journal.last().0, Relaxed);
         vitals.commits.store(self.commits, Relaxed);
         vitals.durable_seq.store(self.journal.durable().0, Relaxed);
-        vitals.applied_seq.store(self.machine.watermark().0, Relaxed);
+        vitals.applied_seq.store(self.machine.batches.watermark().0, Relaxed);
         vitals.sync_us.store(self.sync_time.as_micros() as u64, Relaxed);
     }
 }

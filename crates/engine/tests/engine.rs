@@ -63,7 +63,7 @@ struct Running {
 fn start(dir: &Path, policy: Policy, max_segments: u64, table: &Table) -> Running {
     let options = Options::new(SEGMENT, max_segments * SEGMENT);
     let journal = Journal::open(RealDisk::new(dir).unwrap(), options).unwrap().journal;
-    let limits = Limits { max_counters: 1000, max_ids: 1000 };
+    let limits = Limits { max_counters: 1000, max_ids: 1000, id_window_ms: u64::MAX };
     let mut starting = Starting::new(journal, limits, policy, 1);
     starting.set_store(StoreId([1; 16])).unwrap();
     for (key, total) in &table.totals {

@@ -1,8 +1,7 @@
 //! From an open journal and a store to a writer, or to a refusal that names the ways out.
 
 use counter::{JournalId, Seq, StoreId};
-use engine::{Freshness, Now, Starting, Writer};
-use journal::{Disk, Fatal, OpenError};
+use engine::{Disk, Fatal, Freshness, Now, OpenError, Starting, Writer};
 use store::{Claim, ClaimError, LoadError, Standing, Store, StoreError, StoreReader};
 
 use crate::backoff::{Backoff, Stop};

@@ -25,6 +25,8 @@ use crate::telemetry::{Reading, Requests, Telemetry};
 const LAG_TO_NAME_MS: u64 = 10_000;
 /// How many idempotency keys memory answers for.
 const MAX_IDS: usize = 1_000_000;
+/// How long memory answers for one: a day.
+const ID_WINDOW_MS: u64 = 24 * 60 * 60 * 1000;
 
 /// The running parts, as far as the one who stops them must know them.
 pub(crate) struct Running {
@@ -173,7 +175,11 @@ fn open_engine(settings: &Settings, disk: RealDisk) -> anyhow::Result<Starting<R
         max_updates: settings.flush.max_updates as usize,
         interval: settings.flush.interval,
     };
-    let limits = Limits { max_counters: u64::from(settings.max_counters), max_ids: MAX_IDS };
+    let limits = Limits {
+        max_counters: u64::from(settings.max_counters),
+        max_ids: MAX_IDS,
+        id_window_ms: ID_WINDOW_MS,
+    };
     Ok(Starting::new(opened.journal, limits, policy, seed))
 }
 
