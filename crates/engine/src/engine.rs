@@ -20,7 +20,7 @@ use crate::vitals::{Phase, Vitals};
 use crate::writer::{Scratch, Writer};
 
 /// Commits are this far apart at least, unless enough wait (see [`Pace`]).
-const PAUSE: Duration = Duration::from_micros(700);
+const PAUSE: Duration = Duration::from_millis(2);
 /// The writer looks around at least so often.
 const IDLE: Duration = Duration::from_millis(500);
 /// How many packed bytes may wait in one lane, unless a single request may have more.

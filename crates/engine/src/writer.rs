@@ -130,6 +130,8 @@ impl<D: Disk> Writer<D> {
         let taken = scratch.take(lanes);
         self.read(scratch, freshness, now);
         self.count(scratch, lanes, vitals, now)?;
+        // Before the answers: whoever has one finds it in the vitals, and a stop counts on that.
+        self.publish(vitals);
         scratch.answer(lanes);
         self.mark(now)?;
         self.sync_if_due(now)?;
@@ -244,6 +246,7 @@ impl<D: Disk> Writer<D> {
                 let bytes = end as usize - start;
                 if self.record.len() + bytes > max {
                     self.commit(now)?;
+                    self.publish(vitals);
                     scratch.answer(lanes);
                     room = self.make_room(left.min(max), vitals, now)?;
                 }
