@@ -18,10 +18,12 @@ pub struct Home {
 }
 
 impl Home {
-    /// An empty directory, a free port, and the store `url`; `None` for the default store.
+    /// An empty directory, an address of its own, so that no client of a server that has ended
+    /// ever meets the server of another test, and the store `url`; `None` for the default store.
     pub fn new(url: Option<&str>) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let home = Self { dir, settings: Vec::new() }.set("listen", "127.0.0.1:0");
+        let [a, b, c] = [(); 3].map(|()| fastrand::u8(1..255));
+        let home = Self { dir, settings: Vec::new() }.set("listen", &format!("127.{a}.{b}.{c}:0"));
         match url {
             Some(url) => home.set("store", url),
             None => home,
@@ -208,8 +210,13 @@ impl Server {
     }
 
     /// Stops it by SIGTERM, which must end well.
-    pub fn stop(mut self) {
+    pub fn stop(self) {
         self.signal(Signal::TERM);
+        self.ends_well();
+    }
+
+    /// Waits for its end, which must be a good one.
+    pub fn ends_well(mut self) {
         let status = self.wait();
         assert_eq!(status.code(), Some(0), "{}", self.log());
     }
