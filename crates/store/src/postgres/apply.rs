@@ -96,6 +96,7 @@ async fn move_and_add(
     Ok(Some(Applied { totals: totals.into_inner(), ..Applied::default() }))
 }
 
+/// The watermark did not move: an earlier attempt moved it, or it is not ours to move.
 fn settle(link: &mut Link, claim: &Claim, batch: &Batch) -> Result<Applied, ApplyError> {
     let limit = link.limits().step_for(batch.rows().len() + batch.units().len());
     let found = link.call(limit, async |session| standing(session, claim.journal).await);
