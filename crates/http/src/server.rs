@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use engine::Front;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::sync::watch;
-use tracing::{error, info};
+use tracing::{debug, error};
 
 use crate::body::Budget;
 use crate::stats::Stats;
@@ -185,7 +185,7 @@ where
             on_exit(WorkerExit { worker: index, reason: failure });
         })?;
     }
-    info!(%address, workers, "Listening for HTTP");
+    debug!(%address, workers, "Listening for HTTP");
     Ok(Server { address, stats, stop, ended, workers })
 }
 
@@ -223,7 +223,7 @@ impl Server {
                 }
             }
         }
-        info!(cut, "Stopped serving HTTP");
+        debug!(cut, "Stopped serving HTTP");
         Stopped { cut }
     }
 }

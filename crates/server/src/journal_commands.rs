@@ -3,12 +3,16 @@
 //! Both read every record. A server may run meanwhile; then the newest records may be missing.
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
+use std::fmt::Write as _;
+use std::io::{self, BufWriter, Write as _};
 use std::path::Path;
 
 use counter::{Decoder, Entry, Seq};
 use journal::{DataDir, Identity, Kind, OpenError, RealDisk, Record, SegmentReport, TailEnd, read_all};
 use serde_json::{Value, json};
+use store::StoreUrl;
+
+mod compare;
 
 /// What was read of a journal.
 #[derive(Default)]
@@ -32,23 +36,90 @@ struct Pending {
     sums: BTreeMap<String, i128>,
 }
 
-/// Prints what the journal in `data_dir` holds, and what of it is pending.
+/// Prints every record of the journal in `data_dir`, then what is pending: for people, or as
+/// NDJSON, a line for each record and one for the summary.
 ///
 /// # Errors
 /// Where there is none, or a part of it can't be read; what comes before that part is printed.
 pub(crate) fn inspect(data_dir: &Path, json: bool) -> anyhow::Result<()> {
     let contents = read(data_dir)?;
-    let text =
-        if json { format!("{:#}\n", contents.to_json()) } else { contents.to_text().unwrap_or_default() };
-    crate::print(&text)?;
+    let disk = RealDisk::read_only(&DataDir::journal_path(data_dir));
+    let mut out = BufWriter::new(io::stdout().lock());
+    let mut written = Ok(());
+    // Where reading ends early, `contents` has the reason.
+    let _ = read_all(&disk, &mut |segment, offset, record| {
+        if written.is_ok() {
+            let line = if json {
+                record_json(segment, offset, record)
+            } else {
+                record_text(segment, offset, record)
+            };
+            written = writeln!(out, "{line}");
+        }
+        Ok(())
+    });
+    let summary =
+        if json { format!("{}\n", contents.to_json()) } else { contents.to_text().unwrap_or_default() };
+    match written.and_then(|()| out.write_all(summary.as_bytes())).and_then(|()| out.flush()) {
+        // Whoever reads it has seen enough.
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(error.into()),
+        _ => {}
+    }
     contents.error.map_or(Ok(()), |error| Err(error.into()))
 }
 
-/// Checks every record of the journal in `data_dir`.
+fn record_text(segment: &SegmentReport, offset: u64, record: &Record<'_>) -> String {
+    let Record { seq, accepted_ms, applied, .. } = record;
+    let file = &segment.file;
+    let mut text = match record.kind {
+        Kind::Mark => format!("seq {seq} in {file} at {offset}: a mark, the store has seq {applied}"),
+        Kind::Increments | Kind::Unknown(_) => {
+            format!("seq {seq} in {file} at {offset}, accepted {accepted_ms} ms after 1970:")
+        }
+    };
+    for entry in Decoder::new(record.payload).flatten() {
+        // A String takes everything.
+        let _ = match entry {
+            Entry::Increment { key, value } => write!(text, " {value:+} {key:?}"),
+            Entry::Unit(unit) => write!(text, " (idempotency key {:?}, the next {})", unit.id, unit.count),
+        };
+    }
+    text
+}
+
+fn record_json(segment: &SegmentReport, offset: u64, record: &Record<'_>) -> String {
+    let mut increments = Vec::new();
+    let (mut unit, mut owed) = (None, 0);
+    for entry in Decoder::new(record.payload).flatten() {
+        match entry {
+            Entry::Unit(header) => (unit, owed) = (Some(header.id), header.count),
+            Entry::Increment { key, value } if owed == 0 => {
+                increments.push(json!({ "key": key, "value": value }));
+            }
+            Entry::Increment { key, value } => {
+                increments.push(json!({ "key": key, "value": value, "idempotency_key": unit }));
+                owed -= 1;
+            }
+        }
+    }
+    json!({
+        "seq": record.seq.0,
+        "kind": if record.kind == Kind::Mark { "mark" } else { "increments" },
+        "file": segment.file,
+        "offset": offset,
+        "accepted_ms": record.accepted_ms,
+        "applied_seq": record.applied.0,
+        "increments": increments,
+    })
+    .to_string()
+}
+
+/// Checks every record of the journal in `data_dir`; where nothing was trimmed and no other
+/// journal goes into the same table, also that it adds up to the table in `store`.
 ///
 /// # Errors
-/// The first damage, with its place.
-pub(crate) fn verify(data_dir: &Path) -> anyhow::Result<()> {
+/// The first damage, with its place; the first key that differs from the table.
+pub(crate) fn verify(data_dir: &Path, store: &StoreUrl) -> anyhow::Result<()> {
     let contents = read(data_dir)?;
     if let Some(error) = contents.error {
         return Err(error.into());
@@ -66,7 +137,13 @@ pub(crate) fn verify(data_dir: &Path) -> anyhow::Result<()> {
     let segments = contents.segments.len();
     crate::print(&format!(
         "the journal is whole: {segments} segments, seq {first} to {last}, {bytes} bytes of records{end}\n"
-    ))
+    ))?;
+    let compared = match contents.identity {
+        Some(identity) if first == Seq(1) => compare::with_table(data_dir, identity.journal, store)?,
+        Some(_) => "not compared with the table: what it has was trimmed from the journal".to_owned(),
+        None => "not compared with the table: there is no journal yet".to_owned(),
+    };
+    crate::print(&format!("{compared}\n"))
 }
 
 fn read(data_dir: &Path) -> anyhow::Result<Contents> {

@@ -31,7 +31,8 @@ fn main() -> ExitCode {
         Task::PrintConfig => print(&settings::effective(&loaded)),
         Task::Migrate => commands::migrate(&loaded.settings),
         Task::Inspect { json } => journal_commands::inspect(&loaded.settings.data_dir, json),
-        Task::Verify => journal_commands::verify(&loaded.settings.data_dir),
+        Task::Verify => wire::store_url(&loaded.settings.store)
+            .and_then(|store| journal_commands::verify(&loaded.settings.data_dir, &store)),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -21,10 +21,12 @@ const LAST_MOMENTS: Duration = Duration::from_secs(1);
 /// The reason why it ended without being asked to.
 pub(crate) fn serve(mut settings: Settings) -> anyhow::Result<()> {
     log_panics();
-    fit_connections_to_files(&mut settings, limits::raise_open_files());
+    let allowed_files = limits::raise_open_files();
     let mut supervisor = Supervisor::new().context("signals can't be handled")?;
-    let running = wire::start(&settings, &mut supervisor)?;
-    greet(&settings, running.http.local_addr());
+    let opened = wire::open(&settings)?;
+    greet(&settings, opened.address());
+    fit_connections_to_files(&mut settings, allowed_files);
+    let running = opened.start(&settings, &mut supervisor)?;
 
     match supervisor.wait() {
         Reason::Signal(signal) => tracing::info!(

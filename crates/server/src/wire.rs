@@ -3,6 +3,7 @@
 //! Nothing here waits for anything but the data directory and the port: a store that is away and
 //! a long replay go on behind them, on threads of their own, so that a signal is always heard.
 
+use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -30,8 +31,7 @@ const ID_WINDOW_MS: u64 = 24 * 60 * 60 * 1000;
 
 /// The running parts, as far as the one who stops them must know them.
 pub(crate) struct Running {
-    /// The front door.
-    pub(crate) http: Server,
+    http: Server,
     engine: Engine,
     /// Ends the waiting of whoever waits for the store.
     stoppers: [Stopper; 2],
@@ -45,19 +45,51 @@ struct Begin<S: ?Sized> {
     others: Vec<(JournalId, Seq)>,
 }
 
-/// Opens the port and starts every part under `supervisor`.
+/// What can fail before anything runs: the data directory and the port are had.
+pub(crate) struct Opened {
+    data_dir: DataDir,
+    binding: Binding,
+}
+
+/// Takes the data directory and opens the port. Connections wait until [`Opened::start`].
 ///
 /// # Errors
-/// Where the port or the data directory can't be had. Everything later comes as the end of a
-/// thread.
-pub(crate) fn start(settings: &Settings, supervisor: &mut Supervisor) -> anyhow::Result<Running> {
+/// Where one of them can't be had.
+pub(crate) fn open(settings: &Settings) -> anyhow::Result<Opened> {
     let data_dir = DataDir::own(&settings.data_dir)?;
-    let disk = data_dir.journal()?;
     let workers = NonZeroUsize::new(settings.http.workers).unwrap_or(NonZeroUsize::MIN);
     let binding = Binding::bind(settings.listen, workers)?;
+    Ok(Opened { data_dir, binding })
+}
 
+impl Opened {
+    /// Where clients reach it, with the real port.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.binding.local_addr()
+    }
+
+    /// Starts every part under `supervisor`.
+    ///
+    /// # Errors
+    /// Where the journal's directory or a thread can't be had. Everything later comes as the end
+    /// of a thread.
+    pub(crate) fn start(self, settings: &Settings, supervisor: &mut Supervisor) -> anyhow::Result<Running> {
+        let Self { data_dir, binding } = self;
+        let disk = data_dir.journal()?;
+        start(settings, data_dir, disk, binding, supervisor)
+    }
+}
+
+fn start(
+    settings: &Settings,
+    data_dir: DataDir,
+    disk: RealDisk,
+    binding: Binding,
+    supervisor: &mut Supervisor,
+) -> anyhow::Result<Running> {
+    let workers = settings.http.workers.max(1);
     let max_request_bytes = journal::max_payload_bytes(settings.journal.segment_bytes);
-    let engine = Engine::new(workers.get(), max_request_bytes, settings.read.max_age);
+    let engine = Engine::new(workers, max_request_bytes, settings.read.max_age);
     let clock = SystemClock::start();
     let flush_vitals = Arc::new(FlushVitals::default());
     let (to_flusher, flusher_begins) = channel();

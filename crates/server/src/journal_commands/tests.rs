@@ -27,6 +27,10 @@ fn some_journal(data_dir: &Path) {
     }
 }
 
+fn no_store(data_dir: &Path) -> StoreUrl {
+    StoreUrl::sqlite(data_dir.join("none.db"))
+}
+
 #[test]
 fn what_is_pending_is_told_by_key() {
     let dir = tempfile::tempdir().unwrap();
@@ -44,7 +48,7 @@ fn what_is_pending_is_told_by_key() {
         json!([{ "key": "login", "value": -1 }, { "key": "signup", "value": 3 }])
     );
     assert_eq!(json["error"], Value::Null);
-    verify(dir.path()).unwrap();
+    verify(dir.path(), &no_store(dir.path())).unwrap();
 }
 
 #[test]
@@ -62,13 +66,13 @@ fn damage_is_named_and_what_comes_before_it_is_still_told() {
     let contents = read(dir.path()).unwrap();
     assert_eq!(contents.segments[0].last, Seq(1));
     assert!(contents.to_json()["error"].as_str().unwrap().contains("record 2"));
-    let error = verify(dir.path()).unwrap_err().to_string();
+    let error = verify(dir.path(), &no_store(dir.path())).unwrap_err().to_string();
     assert!(error.contains(&whole.segments[0].file) && error.contains("offset"), "{error}");
 }
 
 #[test]
 fn a_directory_without_a_journal_is_said_to_be_one() {
     let dir = tempfile::tempdir().unwrap();
-    let error = verify(dir.path()).unwrap_err().to_string();
+    let error = verify(dir.path(), &no_store(dir.path())).unwrap_err().to_string();
     assert!(error.contains("there is no journal") && error.contains("--data-dir"), "{error}");
 }
