@@ -163,11 +163,21 @@ pub(crate) fn command() -> Command {
         );
     let inspect = with_settings(Command::new("inspect"), Reach::All)
         .about("Tell what the journal in the data directory holds; changes nothing")
-        .arg(Arg::new("json").long("json").action(ArgAction::SetTrue).help("Print JSON instead of text"));
-    let verify = with_settings(Command::new("verify"), Reach::All)
-        .about("Check every record of the journal; exit code 1 if one is damaged; changes nothing");
+        .arg(
+            Arg::new("json")
+                .long("json")
+                .action(ArgAction::SetTrue)
+                .help("Print NDJSON: a line for each record, then one for the summary"),
+        );
+    let verify = with_settings(Command::new("verify"), Reach::Store)
+        .about("Check every record of the journal, and that it adds up to the table; changes nothing")
+        .long_about(
+            "Check every checksum and every sequence number of the journal. Where nothing was trimmed from \
+            it, and no other journal was flushed into the same table, check also that it adds up to the \
+            table. Exit code 1 where one of them fails. Changes nothing.",
+        );
     let journal = Command::new("journal")
-        .about("Look into the journal of a server that doesn't run")
+        .about("Look into a journal; a server may be running on it")
         .subcommand_required(true)
         .arg_required_else_help(true)
         .subcommands([inspect, verify]);
