@@ -10,16 +10,21 @@ use std::time::Duration;
 use store::testing::ThrowawayPostgres;
 use support::{Database, Home, Load, seed};
 
+/// Segments are small, so that they are used again and again.
+fn often(home: Home) -> Home {
+    home.set("flush.interval", "30ms").set("journal.segment_bytes", "64KiB")
+}
+
 #[test]
 fn sqlite_survives_kills() {
-    let home = Home::new(None).set("flush.interval", "30ms");
+    let home = often(Home::new(None));
     survives_kills(&home, &Database::sqlite(home.sqlite()));
 }
 
 #[test]
 fn postgres_survives_kills() {
     let postgres = ThrowawayPostgres::start();
-    let home = Home::new(Some(&postgres.url("totals"))).set("flush.interval", "30ms");
+    let home = often(Home::new(Some(&postgres.url("totals"))));
     survives_kills(&home, &Database::Postgres(&postgres, "totals"));
 }
 

@@ -197,7 +197,9 @@ fn request_in_flight(server: &Server) -> TcpStream {
 fn a_stop_without_postgres_is_bounded_and_the_next_start_brings_all_in() {
     let seed = seed();
     let postgres = ThrowawayPostgres::start();
-    let home = Home::new(Some(&postgres.url("totals"))).set("shutdown_timeout", "2s");
+    let home = Home::new(Some(&postgres.url("totals")))
+        .set("shutdown_timeout", "2s")
+        .set("journal.segment_bytes", "64KiB");
     let server = home.start();
     let load = Load::start(seed, 4, 1000).with_retries(seed, 1, 100);
     load.open(&server);
