@@ -71,6 +71,9 @@ pub struct Counted {
     /// Whether it had been counted before, under the same idempotency key; nothing was added
     /// this time.
     pub replayed: bool,
+    /// Whether `total` lacks what other instances may have flushed, because the key is new here
+    /// and the store has not been asked for it; [`Front::total`] asks.
+    pub partial: bool,
 }
 
 /// Which page of counters is wanted.

@@ -123,7 +123,7 @@ impl Machine {
         if let (Some(Ok(Packed::Increment { key, value })), []) = (first, decoder.rest()) {
             // By far the most: one increment, nothing to take back.
             let step = self.increment(key, value, true, false)?;
-            return Ok(Counted { total: self.counters.entry(step.counter).total, replayed: false });
+            return Ok(self.counted(step.counter));
         }
         match first {
             Some(Ok(Packed::Unit(header))) => self.unit(&mut decoder, &header, now_ms, false),
@@ -238,7 +238,7 @@ impl Machine {
             }
         }
         if let (Ok(counted), Some(last)) = (&mut outcome, undo.last()) {
-            counted.total = self.counters.entry(last.counter).total;
+            *counted = self.counted(last.counter);
         }
         self.undo = undo;
         outcome
@@ -261,7 +261,9 @@ impl Machine {
         if !forced {
             match self.ids.look_up(header.id, &header.fingerprint) {
                 Known::No => {}
-                Known::Same { total } => return Ok(Counted { total, replayed: true }),
+                Known::Same { total } => {
+                    return Ok(Counted { total, replayed: true, partial: false });
+                }
                 Known::Other => return Err(Refusal::IdempotencyMismatch),
             }
         }
@@ -275,15 +277,22 @@ impl Machine {
                 }
             }
         }
-        let total = undo.last().map_or(0, |last| self.counters.entry(last.counter).total);
-        self.ids.remember(header.id, header.fingerprint, total, now_ms);
+        let counted = undo.last().map_or_else(Counted::default, |last| self.counted(last.counter));
+        self.ids.remember(header.id, header.fingerprint, counted.total, now_ms);
         self.batches.open.push_unit(Unit {
             id: header.id.into(),
             fingerprint: header.fingerprint,
             accepted_ms: now_ms,
             increments: undo.iter().map(|step| (step.row, step.value)).collect(),
         });
-        Ok(Counted { total, replayed: false })
+        Ok(counted)
+    }
+
+    /// The answer to a request that ended with this counter.
+    #[inline]
+    fn counted(&self, counter: Number) -> Counted {
+        let entry = self.counters.entry(counter);
+        Counted { total: entry.total, replayed: false, partial: entry.epoch == 0 }
     }
 
     /// One increment. `forced`: it was admitted before, so it isn't refused.

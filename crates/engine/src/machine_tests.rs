@@ -254,3 +254,15 @@ fn a_batch_may_lead_from_one_end_of_the_range_to_the_other() {
     assert_eq!(batch.rows()[0].sum, i128::from(u64::MAX));
     assert_eq!(machine.read("a").map(|read| read.0), Some(i64::MAX));
 }
+
+#[test]
+fn a_key_that_is_new_after_others_have_flushed_is_only_known_in_part() {
+    let mut machine = machine();
+    let request = |key: &str| packed(&[(key.to_owned(), 1)], None);
+    assert!(!machine.admit(&request("a"), 1).unwrap().partial, "nobody else has flushed");
+    machine.set_epoch(2);
+    assert!(machine.admit(&request("b"), 1).unwrap().partial);
+    assert_eq!(machine.refresh("b", Some(100), Seq::ZERO, 2), Some(Some(101)));
+    let counted = machine.admit(&request("b"), 1).unwrap();
+    assert_eq!((counted.total, counted.partial), (102, false));
+}

@@ -47,7 +47,12 @@ pub(crate) async fn one<F: Front>(
     if head.wants_representation(headers)
         && let Some(Ok(Entry::Increment { key, .. })) = Decoder::new(entries.bytes()).next()
     {
-        answer = Answer::json(StatusCode::OK, counters::counter(key, counted.total));
+        let mut total = counted.total;
+        if counted.partial {
+            // It is counted; where the store can't be asked, what is known here has to do.
+            total = worker.front.total(key).await.ok().flatten().unwrap_or(total);
+        }
+        answer = Answer::json(StatusCode::OK, counters::counter(key, total));
         answer.headers.push((PREFERENCE_APPLIED, HeaderValue::from_static("return=representation")));
     }
     worker.recycle(entries);

@@ -107,7 +107,7 @@ impl Front for Memory {
                     value,
                 })?;
             }
-            counted = Counted { total: *total, replayed };
+            counted = Counted { total: *total, replayed, partial: false };
         }
         state.totals = totals;
         Ok(counted)
