@@ -19,14 +19,14 @@ pub struct DataDir {
 pub enum DataDirError {
     /// It can't be made or written.
     #[error(
-        "the data directory {path} can't be used: {source}. Make it writable for this user, or name \
+        "the data directory {path} can't be used: {reason}. Make it writable for this user, or name \
          another one with --data-dir"
     )]
     Unusable {
         /// Where it is.
         path: PathBuf,
         /// The operating system's words.
-        source: io::Error,
+        reason: io::Error,
     },
     /// Another process has it.
     #[error(
@@ -47,7 +47,7 @@ impl DataDir {
     /// # Errors
     /// See [`DataDirError`].
     pub fn own(path: &Path) -> Result<Self, DataDirError> {
-        let unusable = |source| DataDirError::Unusable { path: path.to_owned(), source };
+        let unusable = |reason| DataDirError::Unusable { path: path.to_owned(), reason };
         fs::create_dir_all(path).map_err(unusable)?;
         let lock_path = path.join("lock");
         let mut options = OpenOptions::new();
@@ -61,7 +61,7 @@ impl DataDir {
                 let owner = if known { format!(" (process {})", pid.trim()) } else { String::new() };
                 return Err(DataDirError::Owned { path: path.to_owned(), owner });
             }
-            Err(TryLockError::Error(source)) => return Err(unusable(source)),
+            Err(TryLockError::Error(reason)) => return Err(unusable(reason)),
         }
         // Only for the message above; nothing depends on it being there.
         lock.set_len(0).map_err(unusable)?;
@@ -88,7 +88,7 @@ impl DataDir {
     /// [`DataDirError::Unusable`].
     pub fn journal(&self) -> Result<RealDisk, DataDirError> {
         let path = Self::journal_path(&self.path);
-        RealDisk::new(&path).map_err(|source| DataDirError::Unusable { path, source })
+        RealDisk::new(&path).map_err(|reason| DataDirError::Unusable { path, reason })
     }
 }
 

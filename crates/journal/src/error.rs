@@ -1,18 +1,21 @@
 //! What can go wrong, and what to do about it.
+//!
+//! The operating system's words stand in the text, so they are no `source` of it: whoever prints
+//! an error with its sources would say them twice.
 
-use std::io;
+use std::io::{self, ErrorKind};
 
 /// A write or sync that failed. The journal takes nothing any more; the process has to end, and
 /// the next start makes durable again what it can read.
 #[derive(Debug, thiserror::Error)]
-#[error("the journal failed: could not {action} {file}: {source}")]
+#[error("the journal failed: could not {action} {file}: {reason}")]
 pub struct Fatal {
     /// What was being done.
     pub action: &'static str,
     /// With which file of the journal's directory.
     pub file: String,
     /// The operating system's words.
-    pub source: io::Error,
+    pub reason: io::Error,
 }
 
 /// Why a record can't be taken now. Nothing was written.
@@ -45,14 +48,14 @@ pub enum NoRoom {
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// The operating system refused.
-    #[error("could not {action} {file} of the journal: {source}")]
+    #[error("could not {action} {file} of the journal: {reason}{}", way_out(reason))]
     Io {
         /// What was being done.
         action: &'static str,
         /// With which file of the journal's directory.
         file: String,
         /// The operating system's words.
-        source: io::Error,
+        reason: io::Error,
     },
     /// What was durable is no longer readable.
     #[error(
@@ -100,13 +103,27 @@ pub enum OpenError {
 impl OpenError {
     pub(crate) fn io(action: &'static str, file: &str) -> impl FnOnce(io::Error) -> Self {
         let file = file.to_owned();
-        move |source| Self::Io { action, file, source }
+        move |reason| Self::Io { action, file, reason }
     }
 }
 
 impl Fatal {
     pub(crate) fn new(action: &'static str, file: &str) -> impl FnOnce(io::Error) -> Self {
         let file = file.to_owned();
-        move |source| Self { action, file, source }
+        move |reason| Self { action, file, reason }
+    }
+}
+
+/// What to do about an error that somebody has to do something about.
+fn way_out(reason: &io::Error) -> &'static str {
+    match reason.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+            ". A start writes the newest segment anew: make room on the disk of the data directory, then start \
+             again; nothing is lost"
+        }
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
+            ". Make the data directory and all that is in it writable for this user"
+        }
+        _ => "",
     }
 }

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::disk::{Disk, DiskFile, read_whole};
 use crate::error::{Fatal, OpenError};
+use crate::format::segment_number;
 
 /// The file's name.
 pub(crate) const FILE: &str = "identity.json";
@@ -53,6 +54,15 @@ impl Identity {
             store: store.map_err(|error| unreadable(format!("unreadable ({error})")))?,
             previous: stored.previous.as_deref().map(id).transpose()?,
         }))
+    }
+
+    /// Where it is missing, there may be no segment either.
+    pub(crate) fn check_missing(disk: &impl Disk) -> Result<(), OpenError> {
+        let names = disk.names().map_err(OpenError::io("list", "the directory"))?;
+        if names.iter().any(|name| segment_number(name).is_some()) {
+            return Err(OpenError::Identity { file: FILE, what: "missing".to_owned() });
+        }
+        Ok(())
     }
 
     /// Replaces the file, durably.

@@ -47,7 +47,10 @@ pub fn read_all<D: Disk>(
     disk: &D,
     each: &mut dyn FnMut(&SegmentReport, u64, &Record<'_>) -> Result<(), OpenError>,
 ) -> Result<(Option<Identity>, Vec<SegmentReport>), OpenError> {
-    let Some(identity) = Identity::read(disk)? else { return Ok((None, Vec::new())) };
+    let Some(identity) = Identity::read(disk)? else {
+        Identity::check_missing(disk)?;
+        return Ok((None, Vec::new()));
+    };
     let survey = survey(disk, &identity)?;
     let mut reports = Vec::new();
     for (at, header) in survey.segments.iter().enumerate() {
@@ -177,6 +180,12 @@ fn end_of(
             return Ok(TailEnd::Clean);
         }
         return damaged(format!("record {expected} fails its checksum; the next segment begins at {next}"));
+    }
+    // A segment has its whole size before its first record, so no torn write makes it shorter.
+    let size = offset + rest.len() as u64;
+    if size < report.header.bytes {
+        let whole = report.header.bytes;
+        return damaged(format!("the file was cut short: it has {size} of its {whole} bytes"));
     }
     let begun = peek_seq(rest) == Some(expected);
     match later_records(rest, seed, expected) {

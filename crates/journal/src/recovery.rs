@@ -110,9 +110,8 @@ fn begin<D: Disk>(
     options: &Options,
     after: Option<(JournalId, StoreId)>,
 ) -> Result<Identity, OpenError> {
-    let names = disk.names().map_err(OpenError::io("list", "the directory"))?;
-    if after.is_none() && names.iter().any(|name| crate::format::segment_number(name).is_some()) {
-        return Err(OpenError::Identity { file: crate::identity::FILE, what: "missing".to_owned() });
+    if after.is_none() {
+        Identity::check_missing(disk)?;
     }
     let mut id = [0; 16];
     id[..8].copy_from_slice(&(options.entropy)().to_le_bytes());
@@ -127,7 +126,7 @@ fn begin<D: Disk>(
 }
 
 fn fatal_open(fatal: Fatal) -> OpenError {
-    OpenError::Io { action: fatal.action, file: fatal.file, source: fatal.source }
+    OpenError::Io { action: fatal.action, file: fatal.file, reason: fatal.reason }
 }
 
 /// The active segment, (seq, applied) of its last record, and what was cut off.

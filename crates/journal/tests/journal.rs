@@ -194,6 +194,27 @@ fn unsynced_records_may_be_lost_in_any_order_without_being_damage() {
     assert_eq!(replayed(&journal, 0), [(1, b"durable".to_vec())]);
 }
 
+/// Segments have their whole size before their first record, so a torn write can't shorten one.
+#[test]
+fn a_last_segment_that_was_cut_short_is_damage() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut journal = open(dir.path()).journal;
+    for payload in [b"one", b"two"] {
+        commit(&mut journal, payload);
+    }
+    drop(journal);
+    let file = &segments(dir.path())[0];
+    let whole = fs::read(file).unwrap();
+    let second = places(dir.path())[1].1;
+    for length in [second + 20, second, 64] {
+        fs::write(file, &whole[..length as usize]).unwrap();
+        let error = refused(dir.path());
+        assert!(matches!(&error, OpenError::Damaged { what, .. } if what.contains("cut short")), "{error}");
+    }
+    fs::write(file, whole).unwrap();
+    assert_eq!(open(dir.path()).journal.last(), Seq(2));
+}
+
 #[test]
 fn a_missing_segment_is_damage() {
     let dir = tempfile::tempdir().unwrap();
@@ -279,6 +300,8 @@ fn segments_without_an_identity_are_not_taken_for_a_new_journal() {
     drop(journal);
     fs::remove_file(dir.path().join("identity.json")).unwrap();
     assert!(matches!(refused(dir.path()), OpenError::Identity { .. }));
+    let read = read_all(&RealDisk::read_only(dir.path()), &mut |_, _, _| Ok(()));
+    assert!(matches!(read, Err(OpenError::Identity { .. })), "{read:?}");
     fs::write(dir.path().join("identity.json"), "rubbish").unwrap();
     assert!(matches!(refused(dir.path()), OpenError::Identity { .. }));
 }
