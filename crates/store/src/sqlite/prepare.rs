@@ -9,8 +9,16 @@ use super::faults::Fault;
 use super::file::{File, directory};
 use crate::migrations::{self, SQLITE};
 
-/// Creates the file where it is missing, and migrates it.
+/// Creates the file where it is missing, and migrates it. A refusal names the file.
 pub(crate) fn prepare(file: &mut File) -> Result<StoreId, Fault> {
+    let path = file.path().display().to_string();
+    create_and_migrate(file).map_err(|fault| match fault {
+        Fault::Refused(reason) if !reason.contains(&path) => Fault::Refused(format!("{path}: {reason}")),
+        other => other,
+    })
+}
+
+fn create_and_migrate(file: &mut File) -> Result<StoreId, Fault> {
     file.create()?;
     let id = migrate(file.connection()?)?;
     // The file's name must survive power loss before anything relies on its contents.
