@@ -1,6 +1,6 @@
 //! From an open journal and a store's totals to a writer.
 
-use counter::{Seq, StoreId};
+use counter::{OwnerId, Seq, StoreId};
 use journal::{Disk, Fatal, Identity, Journal, OpenError};
 
 use crate::machine::{Limits, Machine};
@@ -66,6 +66,14 @@ impl<D: Disk> Starting<D> {
     /// See [`Fatal`].
     pub fn set_store(&mut self, store: StoreId) -> Result<(), Fatal> {
         self.journal.set_store(store)
+    }
+
+    /// Remembers, durably, that `owner` is about to take the journal over from `before`.
+    ///
+    /// # Errors
+    /// See [`Fatal`].
+    pub fn set_owner(&mut self, owner: OwnerId, before: Option<OwnerId>) -> Result<(), Fatal> {
+        self.journal.set_owner(owner, before)
     }
 
     /// Begins a new journal for another store; nothing may be pending.

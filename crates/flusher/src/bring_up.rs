@@ -1,6 +1,6 @@
 //! From an open journal and a store to a writer, or to a refusal that names the ways out.
 
-use counter::{JournalId, Seq, StoreId};
+use counter::{JournalId, OwnerId, Seq, StoreId};
 use engine::{Disk, Fatal, Freshness, Now, OpenError, Starting, Writer};
 use store::{Claim, ClaimError, LoadError, Standing, Store, StoreError, StoreReader};
 
@@ -49,6 +49,23 @@ pub enum StartError {
         /// What the data directory has.
         last: Seq,
     },
+    /// Somebody else flushed under the name of this journal.
+    #[error(
+        "another server has taken over this journal: the store holds journal {journal} up to seq {watermark}, \
+         and what came after seq {applied} was not flushed from this data directory. It was copied and the copy \
+         started, or it is an older copy itself; so the records in it are not those that the store holds. Ways \
+         out: go on with the other data directory; or, where that is lost, name an empty one with --data-dir: a \
+         new journal begins, and every total that was flushed stays in the store. `incrementer journal inspect` \
+         shows what this one had pending"
+    )]
+    OtherOwner {
+        /// The journal.
+        journal: JournalId,
+        /// What the store has.
+        watermark: Seq,
+        /// What this data directory knows of it.
+        applied: Seq,
+    },
     /// The store lost what had been applied, and the journal no longer has it.
     #[error(
         "the store holds journal {journal} up to seq {watermark}, but the data directory begins at seq \
@@ -95,7 +112,7 @@ pub fn bring_up<D: Disk>(
     mut starting: Starting<D>,
     store: &mut dyn Store,
     reader: &mut dyn StoreReader,
-    owner: counter::OwnerId,
+    owner: OwnerId,
     freshness: &Freshness,
     now: &dyn Fn() -> Now,
     stop: &Stop,
@@ -109,6 +126,8 @@ pub fn bring_up<D: Disk>(
     loop {
         let standing = waiting.until(&mut || store.standing(journal))?;
         check_place(&starting, standing)?;
+        check_owner(&starting, standing)?;
+        starting.set_owner(owner, standing.map(|standing| standing.owner))?;
         match store.claim(&claim, standing) {
             Ok(()) => break,
             Err(ClaimError::Moved) => {}
@@ -180,6 +199,18 @@ fn check_place<D: Disk>(starting: &Starting<D>, standing: Option<Standing>) -> R
         );
     }
     Ok(())
+}
+
+/// Whether all that the store holds of the journal came from this data directory. Where another
+/// start has taken the journal over and not flushed since, it can be taken back.
+fn check_owner<D: Disk>(starting: &Starting<D>, standing: Option<Standing>) -> Result<(), StartError> {
+    let Some(Standing { owner, watermark }) = standing else { return Ok(()) };
+    let identity = starting.identity();
+    let is_ours = [identity.owner, identity.owner_before].contains(&Some(owner));
+    if is_ours || watermark <= starting.applied() {
+        return Ok(());
+    }
+    Err(StartError::OtherOwner { journal: identity.journal, watermark, applied: starting.applied() })
 }
 
 /// Waits for a store that is away.

@@ -1,6 +1,8 @@
 //! Which journal a directory holds, and which store it flushes into.
 
-use counter::{JournalId, StoreId};
+use std::str::FromStr;
+
+use counter::{IdError, JournalId, OwnerId, StoreId};
 use serde::{Deserialize, Serialize};
 
 use crate::disk::{Disk, DiskFile, read_whole};
@@ -12,7 +14,7 @@ pub(crate) const FILE: &str = "identity.json";
 const NEW_FILE: &str = "identity.json.new";
 
 /// Kept in `identity.json` beside the segments; replaced atomically.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
     /// The journal.
     pub journal: JournalId,
@@ -20,6 +22,10 @@ pub struct Identity {
     pub store: Option<StoreId>,
     /// The journal that was here before, whose segments may still have to be removed.
     pub previous: Option<JournalId>,
+    /// The newest start that set out to own the journal in the store.
+    pub owner: Option<OwnerId>,
+    /// Who owned it before: where the newest start ended too early, still does.
+    pub owner_before: Option<OwnerId>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -29,6 +35,8 @@ struct Stored {
     journal: String,
     store: Option<String>,
     previous: Option<String>,
+    owner: Option<String>,
+    owner_before: Option<String>,
 }
 
 impl Identity {
@@ -47,12 +55,16 @@ impl Identity {
             let what = format!("format {}", stored.format);
             return Err(OpenError::Newer { file: FILE.to_owned(), offset: 0, what });
         }
-        let id = |text: &str| text.parse().map_err(|error| unreadable(format!("unreadable ({error})")));
-        let store = stored.store.map(|text| text.parse()).transpose();
+        fn id<T: FromStr<Err = IdError>>(text: &str) -> Result<T, OpenError> {
+            let what = |error| format!("unreadable ({error})");
+            text.parse().map_err(|error| OpenError::Identity { file: FILE, what: what(error) })
+        }
         Ok(Some(Self {
             journal: id(&stored.journal)?,
-            store: store.map_err(|error| unreadable(format!("unreadable ({error})")))?,
+            store: stored.store.as_deref().map(id).transpose()?,
             previous: stored.previous.as_deref().map(id).transpose()?,
+            owner: stored.owner.as_deref().map(id).transpose()?,
+            owner_before: stored.owner_before.as_deref().map(id).transpose()?,
         }))
     }
 
@@ -72,6 +84,8 @@ impl Identity {
             journal: self.journal.to_string(),
             store: self.store.map(|id| id.to_string()),
             previous: self.previous.map(|id| id.to_string()),
+            owner: self.owner.map(|id| id.to_string()),
+            owner_before: self.owner_before.map(|id| id.to_string()),
         };
         let bytes = serde_json::to_vec(&stored).map_err(|error| Fatal::new("encode", FILE)(error.into()))?;
         let file = disk.create(NEW_FILE, bytes.len() as u64).map_err(Fatal::new("create", NEW_FILE))?;

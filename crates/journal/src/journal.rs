@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use counter::{Seq, StoreId};
+use counter::{OwnerId, Seq, StoreId};
 
 use crate::disk::{Disk, DiskFile, Job};
 use crate::error::{Fatal, NoRoom};
@@ -179,7 +179,18 @@ impl<D: Disk> Journal<D> {
     /// # Errors
     /// See [`Fatal`].
     pub fn set_store(&mut self, store: StoreId) -> Result<(), Fatal> {
-        self.identity = Identity { store: Some(store), ..self.identity };
+        self.identity.store = Some(store);
+        self.identity.write(&self.disk)
+    }
+
+    /// Remembers, durably, that `owner` is about to take the journal over in the store from
+    /// `before`. To be called before the store hears of it.
+    ///
+    /// # Errors
+    /// See [`Fatal`].
+    pub fn set_owner(&mut self, owner: OwnerId, before: Option<OwnerId>) -> Result<(), Fatal> {
+        self.identity.owner = Some(owner);
+        self.identity.owner_before = before;
         self.identity.write(&self.disk)
     }
 

@@ -101,7 +101,7 @@ impl<F: Send + 'static> Preparation<F> {
 }
 
 /// Errors that pass when somebody makes room.
-fn is_no_room(error: &io::Error) -> bool {
+pub(crate) fn is_no_room(error: &io::Error) -> bool {
     use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
     matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
 }

@@ -7,6 +7,7 @@ use crate::error::{Fatal, OpenError};
 use crate::format::{RECORDS_START, Record, RecordBuffer, SegmentHeader, segment_name};
 use crate::identity::Identity;
 use crate::journal::{Active, Journal, Options, Segment};
+use crate::prepare::is_no_room;
 use crate::reading::{Survey, TailEnd, read_segment, survey};
 
 const REWRITE: &str = "tail.new";
@@ -52,7 +53,7 @@ impl<D: Disk> Journal<D> {
             None => (None, None, None),
             Some(tail) => rewrite_tail(&disk, tail, &options)?,
         };
-        for name in &leftovers {
+        for name in leftovers.iter().filter(|name| *name != REWRITE) {
             disk.remove(name).map_err(OpenError::io("remove", name))?;
         }
         if !leftovers.is_empty() {
@@ -120,6 +121,8 @@ fn begin<D: Disk>(
         journal: JournalId(id),
         store: after.map(|(_, store)| store),
         previous: after.map(|(previous, _)| previous),
+        owner: None,
+        owner_before: None,
     };
     identity.write(disk).map_err(fatal_open)?;
     Ok(identity)
@@ -154,9 +157,9 @@ fn rewrite_tail<D: Disk>(
         // Header and first record are made durable together, so a header alone is a torn commit,
         // and what came before is the tail. But the segment before it may be gone by now only if
         // a record of this one was durable. So the header stays, for its place in the sequence.
-        return Ok((Some(write_image(disk, header, &image)?), previous_of(tail), cut_of(&report)));
+        return Ok((Some(write_image(disk, header, &mut image)?), previous_of(tail), cut_of(&report)));
     };
-    Ok((Some(write_image(disk, header, &image)?), Some(last), cut_of(&report)))
+    Ok((Some(write_image(disk, header, &mut image)?), Some(last), cut_of(&report)))
 }
 
 /// What the header of a segment without records says of the record before it.
@@ -171,13 +174,25 @@ fn cut_of(report: &crate::SegmentReport) -> Option<Cut> {
     }
 }
 
-fn write_image<D: Disk>(disk: &D, header: SegmentHeader, image: &[u8]) -> Result<Active<D::File>, OpenError> {
+/// Takes the tail's place with `image`, which begins with `header`. Where the disk has no room for
+/// a whole segment, one without room for more has to do: the server can start, and the store
+/// takes what is pending.
+fn write_image<D: Disk>(
+    disk: &D,
+    mut header: SegmentHeader,
+    image: &mut [u8],
+) -> Result<Active<D::File>, OpenError> {
     let name = segment_name(header.number);
-    let file = disk.create(REWRITE, header.bytes).map_err(OpenError::io("create", REWRITE))?;
+    let mut created = disk.create(REWRITE, header.bytes);
+    if created.as_ref().is_err_and(is_no_room) {
+        header.bytes = (image.len() as u64).next_multiple_of(RECORDS_START);
+        image[..RECORDS_START as usize].copy_from_slice(&header.encode());
+        created = disk.create(REWRITE, header.bytes);
+    }
+    let file = created.map_err(OpenError::io("create", REWRITE))?;
     file.write_at(image, 0).map_err(OpenError::io("write", REWRITE))?;
     file.sync().map_err(OpenError::io("sync", REWRITE))?;
     disk.rename(REWRITE, &name).map_err(OpenError::io("rename", REWRITE))?;
     disk.sync_names().map_err(OpenError::io("sync the directory of", &name))?;
-    debug_assert!(image.len() as u64 >= RECORDS_START);
     Ok(Active { file, header, name, offset: image.len() as u64, seed: header.seed() })
 }

@@ -307,6 +307,20 @@ fn segments_without_an_identity_are_not_taken_for_a_new_journal() {
 }
 
 #[test]
+fn a_rewrite_that_was_cut_short_is_no_hindrance() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut journal = open(dir.path()).journal;
+    commit(&mut journal, b"one");
+    drop(journal);
+    // What a crash between the creation of the fresh file and its renaming leaves.
+    fs::write(dir.path().join("tail.new"), "half").unwrap();
+    fs::write(dir.path().join("identity.json.new"), "half").unwrap();
+    let journal = open(dir.path()).journal;
+    assert_eq!(replayed(&journal, 0), [(1, b"one".to_vec())]);
+    assert!(!dir.path().join("tail.new").exists() && !dir.path().join("identity.json.new").exists());
+}
+
+#[test]
 fn the_applied_mark_survives_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     let mut journal = open(dir.path()).journal;
