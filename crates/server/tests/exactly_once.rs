@@ -38,14 +38,14 @@ fn survives_kills(home: &Home, database: &Database<'_>) {
         let server = home.launch();
         load.open(&server);
         if rng.u8(..4) > 0 {
-            load.wait_for(1 + rng.u64(..1500));
+            load.wait_for(&server, 1 + rng.u64(..1500));
         }
         std::thread::sleep(Duration::from_micros(rng.u64(..60_000)));
         server.kill();
     }
     let server = home.start();
     load.open(&server);
-    load.wait_for(100);
+    load.wait_for(&server, 100);
     let ledger = load.stop();
     server.stop();
     let totals = database.totals();

@@ -48,7 +48,7 @@ fn two_instances_on_an_empty_server_add_up_though_one_is_killed() {
         send_all_keys(&one, &mut rng, &keys, &mut ledger);
         send_all_keys(&other, &mut rng, &keys, &mut ledger);
         if round % 4 == 3 {
-            to_other.wait_for(1 + rng.u64(..200));
+            to_other.wait_for(&other, 1 + rng.u64(..200));
             other.kill();
             other = right.start();
             to_other.open(&other);
@@ -144,9 +144,9 @@ fn an_instance_that_is_frozen_under_load_loses_nothing() {
     to_other.open(&other);
     let mut rng = fastrand::Rng::with_seed(seed);
     for _ in 0..6 {
-        to_other.wait_for(1 + rng.u64(..200));
+        to_other.wait_for(&other, 1 + rng.u64(..200));
         other.signal(Signal::STOP);
-        to_one.wait_for(200);
+        to_one.wait_for(&one, 200);
         std::thread::sleep(Duration::from_millis(rng.u64(..100)));
         other.signal(Signal::CONT);
     }

@@ -29,7 +29,7 @@ fn postgres_away_under_load_is_shown_and_made_up_for() {
     let server = home.start();
     let load = Load::start(seed, 4, 2000);
     load.open(&server);
-    load.wait_for(200);
+    load.wait_for(&server, 200);
     let flushed = server.metric("incrementer_flushes_total");
     until("something is flushed", || (server.metric("incrementer_flushes_total") > flushed).then_some(()));
 
@@ -43,7 +43,7 @@ fn postgres_away_under_load_is_shown_and_made_up_for() {
         server.degraded().iter().any(|what| what.starts_with("the lag is ")).then_some(())
     });
     assert!(lag(&server) > 10.0 && lag(&server) > began);
-    load.wait_for(100);
+    load.wait_for(&server, 100);
     assert!(load.accepted() > before + 100);
     // Reads of one key go on, and see what has been counted since.
     let mut client = server.client();
@@ -159,7 +159,7 @@ fn a_stop_under_load_leaves_nothing_behind(home: &Home, database: &Database<'_>)
         let server = home.start();
         let load = Load::start(seed + round, 4, 1000);
         load.open(&server);
-        load.wait_for(300);
+        load.wait_for(&server, 300);
         let before = database.totals();
         let mut slow = request_in_flight(&server);
         server.signal(Signal::TERM);
@@ -203,9 +203,9 @@ fn a_stop_without_postgres_is_bounded_and_the_next_start_brings_all_in() {
     let server = home.start();
     let load = Load::start(seed, 4, 1000).with_retries(seed, 1, 100);
     load.open(&server);
-    load.wait_for(300);
+    load.wait_for(&server, 300);
     postgres.stop_immediate();
-    load.wait_for(300);
+    load.wait_for(&server, 300);
     let asked = Instant::now();
     server.signal(Signal::TERM);
     server.ends_well();
@@ -220,7 +220,7 @@ fn a_stop_without_postgres_is_bounded_and_the_next_start_brings_all_in() {
     postgres.start_again();
     server.wait_until_ready();
     load.open(&server);
-    load.wait_for(100);
+    load.wait_for(&server, 100);
     let ledger = load.stop();
     server.stop();
     ledger.check(&Database::Postgres(&postgres, "totals").totals());

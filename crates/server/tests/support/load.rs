@@ -125,10 +125,11 @@ impl Load {
         self.state.accepted.load(Relaxed)
     }
 
-    /// Waits until so many more have been.
-    pub fn wait_for(&self, more: u64) {
+    /// Waits until so many more have been; this server must run all the while.
+    pub fn wait_for(&self, server: &Server, more: u64) {
         let enough = self.accepted() + more;
         until("the server has answered more requests by 202", || {
+            server.assert_runs();
             assert!(!self.clients.iter().any(JoinHandle::is_finished), "a client has ended");
             (self.accepted() >= enough).then_some(())
         });

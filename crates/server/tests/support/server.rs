@@ -4,6 +4,7 @@ use std::fs::{self, OpenOptions};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Mutex, PoisonError};
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use rustix::process::{Pid, Signal, kill_process};
@@ -89,6 +90,7 @@ impl Home {
         let log_start = log.metadata().unwrap().len() as usize;
         let process = command.stdout(Stdio::null()).stderr(log).spawn().unwrap();
         let address = SocketAddr::from(([127, 0, 0, 1], 0));
+        let process = Mutex::new(process);
         let mut server = Server { process, address, log_path: self.log_path(), log_start };
         let line = server.line_with("listening on ");
         let (_, rest) = line.split_once("listening on ").unwrap();
@@ -99,7 +101,7 @@ impl Home {
 
 /// A server that runs; it is killed with the value at the latest.
 pub struct Server {
-    process: Child,
+    process: Mutex<Child>,
     address: SocketAddr,
     log_path: PathBuf,
     log_start: usize,
@@ -124,7 +126,7 @@ impl Server {
     pub fn line_with(&mut self, part: &str) -> String {
         until(&format!("{part:?} is in the log"), || {
             // In this order: what it wrote before its end is seen.
-            let ended = self.process.try_wait().unwrap();
+            let ended = self.ended();
             let log = self.log();
             let whole = log.split_inclusive('\n').filter(|line| line.ends_with('\n'));
             let found = whole.map(str::trim_end).find(|line| line.contains(part)).map(str::to_owned);
@@ -136,8 +138,7 @@ impl Server {
     /// Waits until `/readyz` says that it takes increments.
     pub fn wait_until_ready(&mut self) {
         until("the server is ready", || {
-            let ended = self.process.try_wait().unwrap();
-            assert!(ended.is_none(), "it ended ({ended:?}) before it was ready:\n{}", self.log());
+            self.assert_runs();
             let answer = Client::connect(self.address).ok()?.get("/readyz").ok()?;
             (answer.status == 200).then_some(())
         });
@@ -191,22 +192,35 @@ impl Server {
 
     /// Its process, for what sends it signals of its own.
     pub fn pid(&self) -> Pid {
-        Pid::from_child(&self.process)
+        Pid::from_child(&self.process.lock().unwrap())
     }
 
     pub fn signal(&self, signal: Signal) {
         kill_process(self.pid(), signal).unwrap();
     }
 
-    /// `kill -9`.
-    pub fn kill(mut self) {
-        self.process.kill().unwrap();
-        self.process.wait().unwrap();
+    /// How it has ended, if it has.
+    pub fn ended(&self) -> Option<ExitStatus> {
+        self.process.lock().unwrap().try_wait().unwrap()
+    }
+
+    #[track_caller]
+    pub fn assert_runs(&self) {
+        assert_eq!(self.ended(), None, "it has ended by itself:\n{}", self.log());
+    }
+
+    /// `kill -9`; it must not have ended before.
+    #[track_caller]
+    pub fn kill(self) {
+        self.assert_runs();
+        let mut process = self.process.lock().unwrap();
+        process.kill().unwrap();
+        process.wait().unwrap();
     }
 
     /// Waits for its end; the log is in the failure.
     pub fn wait(&mut self) -> ExitStatus {
-        until("the server has ended", || self.process.try_wait().unwrap())
+        until("the server has ended", || self.ended())
     }
 
     /// Stops it by SIGTERM, which must end well.
@@ -224,8 +238,9 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
+        let process = self.process.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let _ = process.kill();
+        let _ = process.wait();
         if std::thread::panicking() {
             println!("log of the server on {}:\n{}", self.address, self.log());
         }
