@@ -14,7 +14,7 @@ pub(crate) const FILE: &str = "identity.json";
 const NEW_FILE: &str = "identity.json.new";
 
 /// Kept in `identity.json` beside the segments; replaced atomically.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Identity {
     /// The journal.
     pub journal: JournalId,
