@@ -1,0 +1,17 @@
+//! What the server does where something stands in its way: each refusal with its message and
+//! exit code, and that nothing acknowledged is lost by it.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "what a test can't get fails it")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod copies;
+mod damage;
+mod full_disk;
+mod limits;
+mod other_stores;
+mod start;
+mod store_at_start;
+mod sync_failure;
+mod tools;
