@@ -161,7 +161,7 @@ impl Engine {
 /// When the next commit begins.
 ///
 /// A commit costs a wake-up, a write and an fdatasync, whoever many wait for it. So while a crowd
-/// is being served, the writer waits until half of it waits again, or for [`PAUSE`] since the
+/// is being served, the writer waits until most of it waits again, or for [`PAUSE`] since the
 /// last commit; a lone client makes up the whole crowd and never waits.
 #[derive(Debug, Default)]
 struct Pace {
@@ -177,7 +177,7 @@ impl Pace {
         if self.crowd > 1 {
             until = until.min(self.began + PAUSE);
         }
-        let enough = (self.crowd / 2).max(1);
+        let enough = (self.crowd * 4 / 5).max(1);
         let time = until.saturating_sub(now.elapsed);
         if bell.waiting() < enough && !time.is_zero() {
             bell.sleep(enough, time);
