@@ -69,6 +69,63 @@ fn a_copy_of_a_live_data_directory_fences_the_first() {
     assert_says(&inspected, &["+13 \"shared\"", "+1 \"first-0\""]);
 }
 
+/// A supervisor of processes would start the first one again: what it acknowledged has other
+/// contents under the same sequence numbers, so it would miss the records that the copy flushed.
+#[test]
+fn a_server_that_was_fenced_does_not_take_the_journal_back() {
+    let table = Database::Postgres(postgres(), "fenced_again");
+    let home = home_beside("fenced_again");
+    let first = home.start();
+    count(&first, "shared", 3);
+    let copy = copy_of(&home, "fenced_again");
+    let second = copy.start();
+    count(&first, "shared", 10);
+    count(&second, "shared", 2);
+    push(&second, &many_keys("second-"));
+    until_flushed(&second);
+    push(&first, &many_keys("first-"));
+    assert_says(&gives_up(first), &FENCED);
+
+    for _ in 0..2 {
+        let words =
+            ["another server has taken over this journal", "up to seq 6", "after seq 0", "--data-dir"];
+        assert_refused(&home, &words);
+    }
+    count(&second, "shared", 1);
+    second.stop();
+    // Its next start knows its own owner, also where that one was killed.
+    let second = copy.start();
+    count(&second, "shared", 1);
+    push(&second, &many_keys("third-"));
+    until_flushed(&second);
+    second.kill();
+    copy.start().stop();
+    assert_eq!(table.totals()["shared"], 7);
+}
+
+/// As long as the copy has flushed nothing, either of them can go on; the other one can't.
+#[test]
+fn of_two_copies_the_one_that_flushes_first_goes_on() {
+    let table = Database::Postgres(postgres(), "two_copies");
+    let home = home_beside("two_copies");
+    let first = home.start();
+    count(&first, "shared", 3);
+    let copy = copy_of(&home, "two_copies");
+    let second = copy.start();
+    // So many that they reach past what the first one will have flushed.
+    count(&second, "shared", 20);
+    first.kill();
+    let first = home.start();
+    count(&first, "shared", 10);
+    push(&first, &many_keys("first-"));
+    until_flushed(&first);
+    push(&second, &many_keys("second-"));
+    assert_says(&gives_up(second), &FENCED);
+    assert_refused(&copy, &["another server has taken over this journal"]);
+    first.stop();
+    assert_eq!(table.totals()["shared"], 13);
+}
+
 #[test]
 fn an_owner_that_changes_in_the_store_fences_the_server() {
     let folder = tempfile::tempdir().unwrap();

@@ -126,14 +126,14 @@ fn a_failed_sync_under_load_loses_nothing_that_was_acknowledged() {
         let disk = FailingDisk::new();
         let server = disk.start(&home);
         load.open(&server);
-        load.wait_for(300);
+        load.wait_for(&server, 300);
         disk.fail(call, EIO);
         assert_says(&gives_up(server), &["the journal failed: ", "000000000001.segment"]);
         assert_eq!(disk.calls(), format!("{call} failed\n"));
     }
     let server = home.start();
     load.open(&server);
-    load.wait_for(100);
+    load.wait_for(&server, 100);
     let ledger = load.stop();
     server.stop();
     ledger.check(&Database::sqlite(home.sqlite()).totals());
