@@ -11,20 +11,20 @@ use store::testing::ThrowawayPostgres;
 use support::{Database, Home, Load, seed};
 
 /// Segments are small, so that they are used again and again.
-fn often(home: Home) -> Home {
-    home.set("flush.interval", "30ms").set("journal.segment_bytes", "64KiB")
+fn small(home: Home) -> Home {
+    home.set("flush.max_updates", "300").set("journal.segment_bytes", "64KiB")
 }
 
 #[test]
 fn sqlite_survives_kills() {
-    let home = often(Home::new(None));
+    let home = small(Home::new(None));
     survives_kills(&home, &Database::sqlite(home.sqlite()));
 }
 
 #[test]
 fn postgres_survives_kills() {
     let postgres = ThrowawayPostgres::start();
-    let home = often(Home::new(Some(&postgres.url("totals"))));
+    let home = small(Home::new(Some(&postgres.url("totals"))));
     survives_kills(&home, &Database::Postgres(&postgres, "totals"));
 }
 
@@ -35,7 +35,9 @@ fn survives_kills(home: &Home, database: &Database<'_>) {
     let mut rng = fastrand::Rng::with_seed(seed);
     let load = Load::start(seed, 4, 500).with_retries(seed, 2, 50);
     for _ in 0..12 {
-        let server = home.launch();
+        // Now nearly all is flushed when the kill comes, now nearly nothing.
+        let interval = rng.choice(["1ms", "30ms", "1h"]).unwrap();
+        let server = home.launch_with(home.command(&["serve", "--flush-interval", interval]));
         load.open(&server);
         if rng.u8(..4) > 0 {
             load.wait_for(&server, 1 + rng.u64(..1500));

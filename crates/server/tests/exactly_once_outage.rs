@@ -197,15 +197,18 @@ fn request_in_flight(server: &Server) -> TcpStream {
 fn a_stop_without_postgres_is_bounded_and_the_next_start_brings_all_in() {
     let seed = seed();
     let postgres = ThrowawayPostgres::start();
+    // Big batches and small segments: what is on its way fills several of them.
     let home = Home::new(Some(&postgres.url("totals")))
         .set("shutdown_timeout", "2s")
+        .set("flush.interval", "1h")
+        .set("flush.max_updates", "900")
         .set("journal.segment_bytes", "64KiB");
     let server = home.start();
     let load = Load::start(seed, 4, 1000).with_retries(seed, 1, 100);
     load.open(&server);
     load.wait_for(&server, 300);
     postgres.stop_immediate();
-    load.wait_for(&server, 300);
+    load.wait_for(&server, 8000);
     let asked = Instant::now();
     server.signal(Signal::TERM);
     server.ends_well();

@@ -105,8 +105,15 @@ impl Client {
 
     /// `POST /increment` with an `Idempotency-Key`.
     pub fn increment_once(&mut self, id: &str, key: &str, value: i64) -> Result<Answer> {
+        self.queue_increment_once(id, key, value);
+        self.send()?;
+        self.receive()
+    }
+
+    /// Queues a `POST /increment` with an `Idempotency-Key`.
+    pub fn queue_increment_once(&mut self, id: &str, key: &str, value: i64) {
         let body = json!({ "key": key, "value": value }).to_string();
-        self.ask("POST /increment", &[JSON, &format!("Idempotency-Key: \"{id}\"")], &body)
+        self.queue("POST /increment", &[JSON, &format!("Idempotency-Key: \"{id}\"")], &body);
     }
 
     /// `POST /increments` with a JSON array.

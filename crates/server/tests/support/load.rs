@@ -104,7 +104,7 @@ impl Load {
     }
 
     /// Besides, clients each of whose increments has an `Idempotency-Key` and is sent again until
-    /// it is acknowledged.
+    /// it is acknowledged; some answers are not waited for.
     pub fn with_retries(mut self, seed: u64, clients: usize, keys: usize) -> Self {
         for number in 0..clients {
             let state = Arc::clone(&self.state);
@@ -220,6 +220,14 @@ impl State {
             let answer = until("an increment is acknowledged", || {
                 let door = *self.door.lock().unwrap();
                 let mut connection = client.take().or_else(|| Client::connect(door?).ok())?;
+                if rng.u8(..4) == 0 {
+                    // Goes away without waiting for the answer, and comes back later.
+                    connection.queue_increment_once(&id, &key, value);
+                    let _ = connection.send();
+                    drop(connection);
+                    std::thread::sleep(Duration::from_millis(rng.u64(..100)));
+                    return None;
+                }
                 let answer = connection.increment_once(&id, &key, value);
                 self.answered(&answer);
                 let answer = answer.ok()?;
