@@ -2,11 +2,14 @@
 
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use counter::{Applied, Batch, Seq};
 
 use crate::bell::Bell;
+
+/// How often a drain looks whether there is still hope.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// A request to the writer from beside.
 #[derive(Debug)]
@@ -88,13 +91,22 @@ impl Controls {
         answer.recv_timeout(Duration::from_secs(10)).map_err(|_| WriterGone)
     }
 
-    /// Has everything flushed that is pending; `true` when it is within `time`.
+    /// Has everything flushed that is pending; `true` when it is within `time`. Gives up early
+    /// where `hopeless` says that nobody flushes any more.
     #[must_use]
-    pub fn drain(&self, time: Duration) -> bool {
+    pub fn drain(&self, time: Duration, hopeless: &dyn Fn() -> bool) -> bool {
         let (done, drained): (Sender<()>, Receiver<()>) = mpsc::channel();
         self.send(Control::Drain { done });
-        // It never sends: it lets go.
-        drained.recv_timeout(time) == Err(RecvTimeoutError::Disconnected)
+        let deadline = Instant::now() + time;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            // It never sends: it lets go.
+            match drained.recv_timeout(left.min(LOOK_EVERY)) {
+                Err(RecvTimeoutError::Disconnected) => return true,
+                _ if left.is_zero() || hopeless() => return false,
+                _ => {}
+            }
+        }
     }
 
     pub(crate) fn take(&self) -> Vec<Control> {

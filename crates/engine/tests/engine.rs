@@ -141,7 +141,7 @@ fn many_clients_on_two_lanes_are_all_counted_once_and_read_their_writes() {
             }
         });
         engine.stop_taking();
-        assert!(engine.controls().drain(Duration::from_secs(60)));
+        assert!(engine.controls().drain(Duration::from_secs(60), &|| false));
         engine.controls().send(Control::Quit);
         thread.join().unwrap().unwrap();
         flusher.join().unwrap();
@@ -212,7 +212,7 @@ fn a_full_journal_refuses_until_the_store_takes_what_is_pending() {
         assert_eq!(front.total(key).await, Ok(Some(counted + 1)));
         flusher
     });
-    assert!(engine.controls().drain(Duration::from_secs(60)));
+    assert!(engine.controls().drain(Duration::from_secs(60), &|| false));
     engine.controls().send(Control::Quit);
     thread.join().unwrap().unwrap();
     flusher.join().unwrap();

@@ -39,7 +39,7 @@ pub(crate) struct Reading {
     pub(crate) flushes: u64,
     /// Attempts to apply a batch that failed.
     pub(crate) flush_failures: u64,
-    /// Increments in the table `set_aside` instead of a total.
+    /// Updates, one per key of a batch, in the table `set_aside` instead of a total.
     pub(crate) set_aside: u64,
     /// Counters in memory.
     pub(crate) counters: u64,
@@ -101,7 +101,7 @@ fn write_all(out: &mut String, reading: &Reading, started: Duration) -> fmt::Res
     page.gauge("incrementer_lag_seconds", "Age of the oldest pending increment.", r.lag.as_secs_f64())?;
     page.counter("incrementer_flushes_total", "Batches that the store has.", r.flushes)?;
     page.counter("incrementer_flush_failures_total", "Failed attempts to apply one.", r.flush_failures)?;
-    page.counter("incrementer_set_aside_total", "Increments in the table set_aside.", r.set_aside)?;
+    page.counter("incrementer_set_aside_total", "Updates put into the table set_aside.", r.set_aside)?;
 
     page.gauge("incrementer_journal_bytes", "What the journal holds on disk.", r.journal_bytes)?;
     page.gauge("incrementer_last_seq", "Newest record of the journal.", r.last_seq)?;

@@ -5,9 +5,9 @@
 
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -35,6 +35,8 @@ pub(crate) struct Running {
     engine: Engine,
     /// Ends the waiting of whoever waits for the store.
     stoppers: [Stopper; 2],
+    /// Gone when the flusher's thread is.
+    flusher_alive: Weak<()>,
     _data_dir: DataDir,
 }
 
@@ -104,9 +106,12 @@ fn start(
         Beginner { settings: settings.clone(), clock, engine: engine.clone(), to_flusher, to_reader };
     supervisor.spawn("engine", Policy::Essential, move || beginner.run(disk, to_flush, &engine_stop))?;
     let (e, vitals) = (engine.clone(), Arc::clone(&flush_vitals));
+    let alive = Arc::new(());
+    let flusher_alive = Arc::downgrade(&alive);
     // Where the engine can't begin, these two have nothing to do and return: its end tells why. A
     // flusher that fails is fatal all the same.
     supervisor.spawn("flusher", Policy::Passing, move || {
+        let _alive = alive;
         run_flusher(&flusher_begins, &batches, &e, vitals, &flusher_stop)
     })?;
     let (controls, freshness) = (engine.controls().clone(), Arc::clone(engine.freshness()));
@@ -117,7 +122,7 @@ fn start(
         Ok(())
     })?;
     let http = serve(settings, binding, &engine, flush_vitals, clock, supervisor)?;
-    Ok(Running { http, engine, stoppers: [stop_engine, stop_flusher], _data_dir: data_dir })
+    Ok(Running { http, engine, stoppers: [stop_engine, stop_flusher], flusher_alive, _data_dir: data_dir })
 }
 
 impl Running {
@@ -132,7 +137,7 @@ impl Running {
         self.engine.stop_taking();
         let vitals = self.engine.vitals();
         if vitals.last_seq.load(Relaxed) > vitals.applied_seq.load(Relaxed)
-            && !self.engine.controls().drain(left(deadline))
+            && !self.engine.controls().drain(left(deadline), &|| self.flusher_alive.strong_count() == 0)
         {
             tracing::warn!(
                 updates = vitals.pending_updates.load(Relaxed),

@@ -151,7 +151,7 @@ pub(crate) static TABLE: &[Setting] = &[
         reach: Reach::Serve,
         default: Default::Fixed("durable"),
         doc: "When a request is answered. durable: once its increment would survive a power loss. \
-            memory: at once; kill -9 or a power loss can take the last 100 ms with it.",
+            memory: at once; a power loss can take the last 100 ms with it, kill -9 can not.",
         set: |s, text| {
             s.ack = ack(text)?;
             Ok(())
