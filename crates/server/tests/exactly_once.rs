@@ -12,7 +12,7 @@ use support::{Database, Home, Load, seed};
 
 /// Segments are small, so that they are used again and again.
 fn small(home: Home) -> Home {
-    home.set("flush.max_updates", "300").set("journal.segment_bytes", "64KiB")
+    home.set("journal.segment_bytes", "64KiB")
 }
 
 #[test]
@@ -36,8 +36,9 @@ fn survives_kills(home: &Home, database: &Database<'_>) {
     let load = Load::start(seed, 4, 500).with_retries(seed, 2, 50);
     for _ in 0..12 {
         // Now nearly all is flushed when the kill comes, now nearly nothing.
-        let interval = rng.choice(["1ms", "30ms", "1h"]).unwrap();
-        let server = home.launch_with(home.command(&["serve", "--flush-interval", interval]));
+        let (interval, updates) = rng.choice([("1ms", "10000"), ("30ms", "300"), ("1h", "100000")]).unwrap();
+        let settings = ["--flush-interval", interval, "--flush-max-updates", updates];
+        let server = home.launch_with(home.command(&[&["serve"][..], &settings].concat()));
         load.open(&server);
         if rng.u8(..4) > 0 {
             load.wait_for(&server, 1 + rng.u64(..1500));
