@@ -85,6 +85,8 @@ pub struct Load {
 
 #[derive(Default)]
 struct State {
+    /// What is counted; empty for keys that are made up.
+    names: Vec<String>,
     door: Mutex<Option<SocketAddr>>,
     stop: AtomicBool,
     accepted: AtomicU64,
@@ -94,7 +96,17 @@ impl Load {
     /// Clients that send one increment or many at once, pipelined or not, to some of `keys` keys
     /// far more often than to others.
     pub fn start(seed: u64, clients: usize, keys: usize) -> Self {
-        let state = Arc::new(State::default());
+        Self::start_as(State::default(), seed, clients, keys)
+    }
+
+    /// The same with these keys: one that is in `names` twice is sent twice as often.
+    pub fn with_names(seed: u64, clients: usize, names: Vec<String>) -> Self {
+        let keys = names.len();
+        Self::start_as(State { names, ..State::default() }, seed, clients, keys)
+    }
+
+    fn start_as(state: State, seed: u64, clients: usize, keys: usize) -> Self {
+        let state = Arc::new(state);
         let start = |number| {
             let state = Arc::clone(&state);
             let rng = fastrand::Rng::with_seed(seed ^ (number as u64) << 32);
@@ -177,7 +189,8 @@ impl State {
             while alive && !self.stop.load(Relaxed) {
                 let mut entries = Vec::new();
                 for _ in 0..rng.usize(1..24) {
-                    entries.push((some_key(&mut rng, keys), rng.i64(1..1000)));
+                    let key = rng.choice(&self.names).cloned();
+                    entries.push((key.unwrap_or_else(|| some_key(&mut rng, keys)), rng.i64(1..1000)));
                 }
                 let all = entries.iter().map(|(key, value)| (key.as_str(), *value));
                 match rng.u8(..6) {

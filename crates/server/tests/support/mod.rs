@@ -8,11 +8,13 @@
 mod client;
 mod database;
 mod load;
+mod names;
 mod server;
 
 pub use client::{Answer, Client, Counter};
 pub use database::{Database, Totals};
 pub use load::{Ledger, Load};
+pub use names::names;
 pub use server::{Home, Server};
 
 use std::time::{Duration, Instant};
