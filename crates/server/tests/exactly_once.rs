@@ -28,6 +28,29 @@ fn postgres_survives_kills() {
     survives_kills(&home, &Database::Postgres(&postgres, "totals"));
 }
 
+/// Then a kill may take something along, but nothing is there twice, and each start goes well.
+#[test]
+fn with_ack_memory_nothing_is_counted_twice() {
+    let seed = seed();
+    let mut rng = fastrand::Rng::with_seed(seed);
+    let home = small(Home::new(None)).set("ack", "memory").set("flush.interval", "1ms");
+    let load = Load::with_names(seed, 4, names());
+    for _ in 0..12 {
+        let server = home.start();
+        load.open(&server);
+        load.wait_for(&server, 1 + rng.u64(..500));
+        std::thread::sleep(Duration::from_micros(rng.u64(..10_000)));
+        server.kill();
+    }
+    let server = home.start();
+    let mut ledger = load.stop();
+    server.stop();
+    for (key, value) in std::mem::take(&mut ledger.acknowledged) {
+        *ledger.unanswered.entry(key).or_default() += value;
+    }
+    ledger.check(&Database::sqlite(home.sqlite()).totals());
+}
+
 /// Kills the server again and again, at moments that nobody chose, with an empty and with a full
 /// hand, in the middle of flushes and of starts.
 fn survives_kills(home: &Home, database: &Database<'_>) {

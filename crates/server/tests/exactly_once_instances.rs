@@ -131,6 +131,47 @@ fn a_flush_takes_over_what_others_have_flushed() {
     }
 }
 
+/// Clients that try one instance, and then the other.
+#[test]
+fn an_idempotency_key_counts_once_on_two_instances() {
+    let postgres = postgres();
+    let database = Database::Postgres(&postgres, "totals");
+    let url = postgres.url("totals");
+    let home = || Home::new(Some(&url)).set("flush.interval", "10ms").set("read.max_age", "100ms");
+    let (left, right) = (home(), home());
+    let (one, other) = (left.start(), right.start());
+    std::thread::scope(|scope| {
+        for server in [&one, &other] {
+            scope.spawn(|| {
+                let mut client = server.client();
+                for number in 0..400 {
+                    client.increment_once(&format!("id-{number}"), "once", 5).unwrap().expect(202);
+                }
+            });
+        }
+    });
+    // Another body under the same key: which one counts is for the store to say.
+    one.client().increment_once("twofold", "heads", 1).unwrap().expect(202);
+    other.client().increment_once("twofold", "tails", 1).unwrap().expect(202);
+    for server in [&one, &other] {
+        until("all is flushed", || (server.metric("incrementer_pending_updates") == 0.0).then_some(()));
+    }
+    let mut totals = database.totals();
+    assert_eq!(totals.remove("once"), Some(2000));
+    let aside = database.set_aside();
+    let [(key, value, reason)] = &aside[..] else { panic!("{aside:?}") };
+    let counted = if key == "heads" { "tails" } else { "heads" };
+    assert_eq!((totals.get(counted), value.as_str()), (Some(&1), "1"), "{totals:?}, {aside:?}");
+    assert!(totals.get(key).is_none_or(|&total| total == 0) && reason.contains("twofold"), "{aside:?}");
+    std::thread::sleep(Duration::from_millis(100));
+    for server in [&one, &other] {
+        assert_eq!((server.total("once"), server.total(counted)), (Some(2000), Some(1)));
+        assert!(matches!(server.total(key), None | Some(0)), "{:?}", server.total(key));
+    }
+    one.stop();
+    other.stop();
+}
+
 /// What is frozen in the middle of a flush doesn't hold the others up for ever.
 #[test]
 fn an_instance_that_is_frozen_under_load_loses_nothing() {
