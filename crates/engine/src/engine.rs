@@ -17,7 +17,7 @@ use crate::freshness::Freshness;
 use crate::front::{Counted, Front, Page, PageRequest, Refusal};
 use crate::lane::{Answer, Lane, Waiting};
 use crate::vitals::{Phase, Vitals};
-use crate::writer::{Scratch, Writer};
+use crate::writer::{Scratch, Turn, Writer};
 
 /// Commits are this far apart at least, unless enough wait (see [`Pace`]).
 const PAUSE: Duration = Duration::from_millis(2);
@@ -115,11 +115,9 @@ impl Engine {
         clock: impl Clock,
         batches: Sender<Arc<Batch>>,
     ) -> Result<(), Fatal> {
-        let Shared { lanes, bell, controls, vitals, freshness, .. } = &*self.0;
+        let bell = &self.0.bell;
         bell.attend();
-        if vitals.phase() == Phase::Starting {
-            vitals.set_phase(Phase::Serving);
-        }
+        self.begin();
         let mut scratch = Scratch::default();
         let mut pace = Pace::default();
         let mut more = true;
@@ -129,20 +127,43 @@ impl Engine {
                 pace.wait(bell, &writer, now);
                 now = clock.now();
             }
-            let orders = controls.take();
-            let quit = orders.iter().any(|control| matches!(control, Control::Quit));
-            let turn = writer.turn(lanes, orders, &mut scratch, freshness, vitals, now)?;
-            bell.taken(turn.taken);
+            let turn = self.turn(&mut writer, &mut scratch, now)?;
             pace.took(turn.taken, bell.waiting(), now);
             if let Some(batch) = turn.batch {
                 // A flusher that is gone has been noticed by whoever supervises it.
                 let _ = batches.send(batch);
             }
-            if quit {
+            if turn.quit {
                 return writer.finish(clock.now());
             }
             more = turn.more;
         }
+    }
+
+    /// Takes requests from now on. [`run`](Self::run) begins with it; so does whoever calls
+    /// [`turn`](Self::turn) instead.
+    pub fn begin(&self) {
+        if self.0.vitals.phase() == Phase::Starting {
+            self.0.vitals.set_phase(Phase::Serving);
+        }
+    }
+
+    /// One turn of the writer: what [`run`](Self::run) does again and again.
+    ///
+    /// # Errors
+    /// The journal failed; nothing is to be called any more.
+    pub fn turn<D: Disk>(
+        &self,
+        writer: &mut Writer<D>,
+        scratch: &mut Scratch,
+        now: Now,
+    ) -> Result<Turn, Fatal> {
+        let Shared { lanes, bell, controls, vitals, freshness, .. } = &*self.0;
+        let orders = controls.take();
+        let quit = orders.iter().any(|control| matches!(control, Control::Quit));
+        let turn = writer.turn(lanes, orders, scratch, freshness, vitals, now)?;
+        bell.taken(turn.taken);
+        Ok(Turn { quit, ..turn })
     }
 
     fn check_serving(&self) -> Result<(), Refusal> {

@@ -33,4 +33,4 @@ pub use journal::{Disk, Fatal, OpenError};
 pub use machine::Limits;
 pub use start::Starting;
 pub use vitals::{Phase, Vitals};
-pub use writer::{Ack, Policy, Writer};
+pub use writer::{Ack, Policy, Scratch, Turn, Writer};

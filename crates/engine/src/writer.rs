@@ -75,20 +75,22 @@ struct Settling {
 
 /// What is kept from one turn to the next for its memory.
 #[derive(Debug, Default)]
-pub(crate) struct Scratch {
+pub struct Scratch {
     inboxes: Vec<Inbox>,
     answers: Vec<Vec<(Slot, Answer)>>,
 }
 
 /// What a turn did.
 #[derive(Debug, Default)]
-pub(crate) struct Turn {
+pub struct Turn {
     /// To be flushed.
-    pub(crate) batch: Option<Arc<Batch>>,
+    pub batch: Option<Arc<Batch>>,
     /// How many requests were taken.
     pub(crate) taken: usize,
     /// Whether there is more to do at once.
-    pub(crate) more: bool,
+    pub more: bool,
+    /// Whether it was asked to be the last one: then [`Writer::finish`].
+    pub quit: bool,
 }
 
 impl<D: Disk> Writer<D> {
@@ -140,7 +142,7 @@ impl<D: Disk> Writer<D> {
             self.draining.clear();
         }
         self.publish(vitals);
-        Ok(Turn { batch, taken, more: self.settling.is_some() })
+        Ok(Turn { batch, taken, more: self.settling.is_some(), quit: false })
     }
 
     /// When the writer has to take a turn even if nobody wants anything; as of `Now::elapsed`.
@@ -152,7 +154,10 @@ impl<D: Disk> Writer<D> {
     }
 
     /// Makes the journal durable, and lets it remember what the store has.
-    pub(crate) fn finish(&mut self, now: Now) -> Result<(), Fatal> {
+    ///
+    /// # Errors
+    /// See [`Fatal`].
+    pub fn finish(&mut self, now: Now) -> Result<(), Fatal> {
         self.mark(now)?;
         self.journal.sync()
     }

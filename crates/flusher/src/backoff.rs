@@ -50,10 +50,15 @@ pub fn stopper() -> (Stopper, Stop) {
     (Stopper(sender), Stop(receiver))
 }
 
-impl Stop {
+/// Lets time pass between two attempts.
+pub trait Wait {
     /// Waits for so long; `false` when it is to stop.
     #[must_use]
-    pub fn wait(&self, time: Duration) -> bool {
+    fn wait(&self, time: Duration) -> bool;
+}
+
+impl Wait for Stop {
+    fn wait(&self, time: Duration) -> bool {
         self.0.recv_timeout(time) == Err(RecvTimeoutError::Timeout)
     }
 }

@@ -4,7 +4,7 @@ use counter::{JournalId, OwnerId, Seq, StoreId};
 use engine::{Disk, Fatal, Freshness, Now, OpenError, Starting, Writer};
 use store::{Claim, ClaimError, LoadError, Standing, Store, StoreError, StoreReader};
 
-use crate::backoff::{Backoff, Stop};
+use crate::backoff::{Backoff, Wait};
 
 /// Why a start was refused. Nothing was changed, but for the database being made and migrated.
 #[derive(Debug, thiserror::Error)]
@@ -115,7 +115,7 @@ pub fn bring_up<D: Disk>(
     owner: OwnerId,
     freshness: &Freshness,
     now: &dyn Fn() -> Now,
-    stop: &Stop,
+    stop: &dyn Wait,
 ) -> Result<Started<D>, StartError> {
     let mut waiting =
         Waiting { backoff: Backoff::new(u64::from_le_bytes(first_half(owner.0))), stop, said: false };
@@ -216,7 +216,7 @@ fn check_owner<D: Disk>(starting: &Starting<D>, standing: Option<Standing>) -> R
 /// Waits for a store that is away.
 struct Waiting<'a> {
     backoff: Backoff,
-    stop: &'a Stop,
+    stop: &'a dyn Wait,
     said: bool,
 }
 

@@ -9,7 +9,7 @@ use counter::{Applied, Batch};
 use engine::{Control, Controls, Freshness};
 use store::{ApplyError, Claim, Store, StoreError};
 
-use crate::backoff::{Backoff, Stop};
+use crate::backoff::{Backoff, Stop, Wait};
 
 /// While a store stays away, it is said again so often.
 const REMIND: Duration = Duration::from_secs(30);
@@ -72,6 +72,8 @@ pub struct Flusher<S> {
     freshness: Arc<Freshness>,
     vitals: Arc<FlushVitals>,
     backoff: Backoff,
+    /// When it was last said that the store is away.
+    reminded: Option<Instant>,
 }
 
 impl<S: AsMut<dyn Store>> Flusher<S> {
@@ -85,7 +87,7 @@ impl<S: AsMut<dyn Store>> Flusher<S> {
         vitals: Arc<FlushVitals>,
     ) -> Self {
         let seed = claim.owner.0.iter().fold(0, |seed: u64, byte| seed << 4 ^ u64::from(*byte));
-        Self { store, claim, controls, freshness, vitals, backoff: Backoff::new(seed) }
+        Self { store, claim, controls, freshness, vitals, backoff: Backoff::new(seed), reminded: None }
     }
 
     /// The flusher's thread: applies what comes until there is no more, or until it is stopped
@@ -95,36 +97,39 @@ impl<S: AsMut<dyn Store>> Flusher<S> {
     /// See [`FlushError`].
     pub fn run(&mut self, batches: &Receiver<Arc<Batch>>, stop: &Stop) -> Result<(), FlushError> {
         for batch in batches {
-            let Some((applied, epoch)) = self.flush(&batch, stop)? else { return Ok(()) };
-            self.controls.send(Control::Settled { applied, epoch });
+            while let Some(pause) = self.attempt(&batch)? {
+                if !stop.wait(pause) {
+                    return Ok(());
+                }
+            }
         }
         Ok(())
     }
 
-    /// One batch, as often as it takes; `None` when it is stopped.
-    fn flush(&mut self, batch: &Batch, stop: &Stop) -> Result<Option<(Applied, u32)>, FlushError> {
-        let mut reminded: Option<Instant> = None;
-        loop {
-            let epoch = self.freshness.epoch();
-            let start = Instant::now();
-            match self.store.as_mut().apply(&self.claim, batch) {
-                Ok(applied) => {
-                    self.succeeded(batch, &applied, start.elapsed(), reminded.is_some());
-                    return Ok(Some((applied, epoch)));
-                }
-                Err(error @ ApplyError::Fenced { .. }) => return Err(FlushError::Fenced(error.to_string())),
-                Err(error @ ApplyError::Forgot { .. }) => return Err(FlushError::Forgot(error.to_string())),
-                Err(ApplyError::Store(StoreError::Unavailable(reason) | StoreError::Refused(reason))) => {
-                    self.failed(batch, reason, &mut reminded);
-                }
+    /// Applies a batch once. `None`: the store has it, and the writer has been told; otherwise the
+    /// same batch is to be tried again after so long.
+    ///
+    /// # Errors
+    /// See [`FlushError`].
+    pub fn attempt(&mut self, batch: &Batch) -> Result<Option<Duration>, FlushError> {
+        let epoch = self.freshness.epoch();
+        let start = Instant::now();
+        match self.store.as_mut().apply(&self.claim, batch) {
+            Ok(applied) => {
+                self.succeeded(batch, &applied, start.elapsed());
+                self.controls.send(Control::Settled { applied, epoch });
+                Ok(None)
             }
-            if !stop.wait(self.backoff.pause()) {
-                return Ok(None);
+            Err(error @ ApplyError::Fenced { .. }) => Err(FlushError::Fenced(error.to_string())),
+            Err(error @ ApplyError::Forgot { .. }) => Err(FlushError::Forgot(error.to_string())),
+            Err(ApplyError::Store(StoreError::Unavailable(reason) | StoreError::Refused(reason))) => {
+                self.failed(batch, reason);
+                Ok(Some(self.backoff.pause()))
             }
         }
     }
 
-    fn succeeded(&mut self, batch: &Batch, applied: &Applied, took: Duration, was_away: bool) {
+    fn succeeded(&mut self, batch: &Batch, applied: &Applied, took: Duration) {
         self.backoff.reset();
         self.vitals.set_trouble(None);
         let add = |number: &AtomicU64, more: u64| number.fetch_add(more, Relaxed);
@@ -134,7 +139,7 @@ impl<S: AsMut<dyn Store>> Flusher<S> {
         add(&self.vitals.duplicates, applied.duplicates.len() as u64);
         add(&self.vitals.flush_us, took.as_micros() as u64);
         let (upto, updates) = (batch.upto(), batch.rows().len());
-        if was_away {
+        if self.reminded.take().is_some() {
             tracing::info!(%upto, updates, "The store is back; what is pending is being flushed");
         }
         tracing::debug!(%upto, updates, took_ms = took.as_millis() as u64, "Flushed a batch");
@@ -146,15 +151,15 @@ impl<S: AsMut<dyn Store>> Flusher<S> {
         }
     }
 
-    fn failed(&mut self, batch: &Batch, reason: String, reminded: &mut Option<Instant>) {
+    fn failed(&mut self, batch: &Batch, reason: String) {
         self.vitals.failures.fetch_add(1, Relaxed);
-        if reminded.is_none_or(|at| at.elapsed() >= REMIND) {
+        if self.reminded.is_none_or(|at| at.elapsed() >= REMIND) {
             let updates = batch.rows().len();
             tracing::warn!(
                 reason, upto = %batch.upto(), updates,
                 "A flush failed and is tried again until it succeeds; increments are still taken"
             );
-            *reminded = Some(Instant::now());
+            self.reminded = Some(Instant::now());
         }
         self.vitals.set_trouble(Some(reason));
     }

@@ -8,7 +8,7 @@ mod bring_up;
 mod flusher;
 mod reader;
 
-pub use backoff::{Backoff, Stop, Stopper, stopper};
+pub use backoff::{Backoff, Stop, Stopper, Wait, stopper};
 pub use bring_up::{StartError, Started, bring_up};
 pub use flusher::{FlushError, FlushVitals, Flusher};
 pub use reader::{Reader, ReaderQueue};

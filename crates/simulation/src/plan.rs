@@ -1,0 +1,73 @@
+//! Which faults a run has. Each is in some runs and not in others, so that every mixture comes up.
+
+use std::time::Duration;
+
+use fastrand::Rng;
+
+use crate::disk::DiskFaults;
+use crate::running::{self, Settings};
+use crate::store::StoreFaults;
+
+/// What the seed chose.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Plan {
+    pub(crate) sites: usize,
+    pub(crate) keys: usize,
+    pub(crate) steps: u64,
+    pub(crate) settings: Settings,
+    /// Out of 1,000 requests, so many have an idempotency key.
+    pub(crate) units: u32,
+    pub(crate) edge: bool,
+    pub(crate) kills: bool,
+    pub(crate) power: bool,
+    pub(crate) full: bool,
+    pub(crate) rot: bool,
+    pub(crate) stops: bool,
+    pub(crate) outages: bool,
+    pub(crate) failovers: bool,
+    pub(crate) copies: bool,
+    pub(crate) jumps: bool,
+    pub(crate) gives_up: bool,
+    pub(crate) disk: DiskFaults,
+    pub(crate) store: StoreFaults,
+    pub(crate) pace: Duration,
+}
+
+impl Plan {
+    pub(crate) fn new(rng: &mut Rng) -> Self {
+        let mut often = |percent: u32| rng.u32(..100) < percent;
+        let (kills, power, full, rot) = (often(70), often(60), often(25), often(30));
+        let (stops, outages, failovers, copies) = (often(40), often(50), often(15), often(12));
+        let (jumps, gives_up, edge) = (often(30), often(40), often(30));
+        let (disk_fails, refuses, loses, late) = (often(20), often(30), often(50), often(40));
+        let mut rate = |on: bool, up_to: u32| if on { rng.u32(1..=up_to) } else { 0 };
+        let disk = DiskFaults {
+            sync: rate(disk_fails, 100),
+            write: rate(disk_fails, 60),
+            names: rate(disk_fails, 60),
+        };
+        let store =
+            StoreFaults { refuse: rate(refuses, 300), lose_answer: rate(loses, 400), late: rate(late, 300) };
+        Self {
+            sites: [1, 1, 2, 3][rng.usize(..4)],
+            keys: rng.usize(3..9),
+            steps: rng.u64(80..320),
+            settings: running::settings(rng),
+            units: [0, 300, 1000][rng.usize(..3)],
+            edge,
+            kills,
+            power,
+            full,
+            rot,
+            stops,
+            outages,
+            failovers,
+            copies,
+            jumps,
+            gives_up,
+            disk,
+            store,
+            pace: Duration::from_millis([1, 10, 60][rng.usize(..3)]),
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! What the reader's thread does, a step at a time: it asks the store for what memory doesn't
+//! hold, and looks whether other instances have flushed.
+
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::mpsc::{Receiver, TryRecvError, channel};
+use std::time::Duration;
+
+use counter::{JournalId, Seq};
+use engine::{Control, Engine, Lookup, Now, Page, PageRequest, Refusal};
+use store::StoreReader;
+use tokio::sync::oneshot;
+
+use crate::log::lock;
+use crate::store::SimStore;
+
+type Reply = oneshot::Sender<Result<Option<i64>, Refusal>>;
+
+/// Requests for the store.
+#[derive(Debug, Default)]
+pub(crate) struct Queue(Mutex<Vec<(String, Reply)>>);
+
+impl Lookup for Queue {
+    fn total(&self, key: String, reply: Reply) {
+        lock(&self.0).push((key, reply));
+    }
+
+    fn page(&self, _request: PageRequest, reply: oneshot::Sender<Result<Page, Refusal>>) {
+        drop(reply.send(Err(Refusal::Busy)));
+    }
+}
+
+/// Replies that wait for the writer to put a snapshot together with what is pending.
+struct Asked {
+    requests: Vec<(String, Reply)>,
+    answer: Receiver<Option<Vec<Option<i64>>>>,
+}
+
+/// The second connection of an instance.
+pub(crate) struct Reading {
+    queue: Arc<Queue>,
+    store: SimStore,
+    journal: JournalId,
+    others: Vec<(JournalId, Seq)>,
+    next_look: Duration,
+    asked: Option<Asked>,
+}
+
+impl Reading {
+    pub(crate) fn new(
+        engine: &Engine,
+        store: SimStore,
+        journal: JournalId,
+        others: Vec<(JournalId, Seq)>,
+    ) -> Self {
+        let queue = Arc::<Queue>::default();
+        engine.set_lookup(Arc::clone(&queue) as Arc<dyn Lookup>);
+        Self { queue, store, journal, others, next_look: Duration::ZERO, asked: None }
+    }
+
+    pub(crate) fn step(&mut self, engine: &Engine, now: Now) {
+        let freshness = engine.freshness();
+        if now.elapsed >= self.next_look {
+            self.next_look = now.elapsed + freshness.max_age() / 2;
+            let others = self.store.others(self.journal);
+            freshness.set_store_away(others.is_err());
+            if let Ok(others) = others {
+                freshness.looked(now.elapsed_ms(), others != self.others);
+                self.others = others;
+            }
+        }
+        match self.asked.take() {
+            Some(asked) => self.pass_on(asked),
+            None => self.ask(engine),
+        }
+    }
+
+    fn ask(&mut self, engine: &Engine) {
+        let requests = std::mem::take(&mut *lock(&self.queue.0));
+        if requests.is_empty() {
+            return;
+        }
+        let epoch = engine.freshness().epoch();
+        let keys: Vec<&str> = requests.iter().map(|(key, _)| key.as_str()).collect();
+        let snapshot = self.store.totals(self.journal, &keys);
+        engine.freshness().set_store_away(snapshot.is_err());
+        let Ok(snapshot) = snapshot else {
+            for (_, reply) in requests {
+                drop(reply.send(Err(Refusal::StoreAway("simulated".to_owned()))));
+            }
+            return;
+        };
+        let keys = requests.iter().map(|(key, _)| key.clone()).zip(snapshot.totals).collect();
+        let (reply, answer) = channel();
+        engine.controls().send(Control::Refresh { keys, watermark: snapshot.watermark, epoch, reply });
+        self.asked = Some(Asked { requests, answer });
+    }
+
+    fn pass_on(&mut self, asked: Asked) {
+        match asked.answer.try_recv() {
+            Ok(Some(totals)) => {
+                for ((_, reply), total) in asked.requests.into_iter().zip(totals) {
+                    drop(reply.send(Ok(total)));
+                }
+            }
+            // It crossed a flush: again.
+            Ok(None) => lock(&self.queue.0).extend(asked.requests),
+            Err(TryRecvError::Empty) => self.asked = Some(asked),
+            Err(TryRecvError::Disconnected) => {}
+        }
+    }
+}

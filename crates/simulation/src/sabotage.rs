@@ -1,0 +1,102 @@
+//! Faults put into the product on purpose, to see that the simulation notices.
+//!
+//! They are put in at the seams: a disk that lies, a store that cheats, a driver that calls in
+//! the wrong order. The product's own code has no switch for them.
+
+/// What is wrong on purpose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "`what` says it")]
+pub enum Sabotage {
+    SkipSync,
+    SkipNameSync,
+    SkipTailSync,
+    SkipIdentitySync,
+    RetrySync,
+    WatermarkFirst,
+    WatermarkLast,
+    NoCompareAndSet,
+    ForgetIds,
+    IgnoreOwner,
+    DropSetAside,
+    GuessCommit,
+    TrimBeforeCommit,
+    Regroup,
+    ReplayTooLate,
+    TornSnapshot,
+    LoseDuplicates,
+    AnswerOnHandOver,
+}
+
+impl Sabotage {
+    /// All there are.
+    pub const ALL: &[Self] = &[
+        Self::SkipSync,
+        Self::SkipNameSync,
+        Self::SkipTailSync,
+        Self::SkipIdentitySync,
+        Self::RetrySync,
+        Self::WatermarkFirst,
+        Self::WatermarkLast,
+        Self::NoCompareAndSet,
+        Self::ForgetIds,
+        Self::IgnoreOwner,
+        Self::DropSetAside,
+        Self::GuessCommit,
+        Self::TrimBeforeCommit,
+        Self::Regroup,
+        Self::ReplayTooLate,
+        Self::TornSnapshot,
+        Self::LoseDuplicates,
+        Self::AnswerOnHandOver,
+    ];
+
+    /// Its name and what it does.
+    #[must_use]
+    pub fn describe(self) -> (&'static str, &'static str) {
+        match self {
+            Self::SkipSync => ("skip-sync", "answers without fdatasync of the segment"),
+            Self::SkipNameSync => ("skip-name-sync", "never syncs the directory"),
+            Self::SkipTailSync => ("skip-tail-sync", "recovery doesn't make durable again what it read"),
+            Self::SkipIdentitySync => {
+                ("skip-identity-sync", "the identity file is renamed without being synced")
+            }
+            Self::RetrySync => ("retry-sync", "tries a failed fdatasync again and believes it"),
+            Self::WatermarkFirst => {
+                ("watermark-first", "the watermark moves in a transaction of its own, before")
+            }
+            Self::WatermarkLast => {
+                ("watermark-last", "the watermark moves in a transaction of its own, after")
+            }
+            Self::NoCompareAndSet => ("no-compare-and-set", "the watermark is set without being compared"),
+            Self::ForgetIds => ("forget-ids", "idempotency keys leave the store when the journal is trimmed"),
+            Self::IgnoreOwner => ("ignore-owner", "the watermark moves whoever owns the journal"),
+            Self::DropSetAside => ("drop-set-aside", "what a total can't take is dropped"),
+            Self::GuessCommit => ("guess-commit", "a COMMIT without an answer is taken for committed"),
+            Self::TrimBeforeCommit => {
+                ("trim-before-commit", "the journal is trimmed before the store has the batch")
+            }
+            Self::Regroup => ("regroup", "a batch takes in what is new before it is tried again"),
+            Self::ReplayTooLate => ("replay-too-late", "replay begins one record too late"),
+            Self::TornSnapshot => ("torn-snapshot", "totals and watermark are loaded from two snapshots"),
+            Self::LoseDuplicates => ("lose-duplicates", "memory keeps what the store knew as a duplicate"),
+            Self::AnswerOnHandOver => {
+                ("answer-on-hand-over", "answers before the writer has seen the request")
+            }
+        }
+    }
+
+    /// The one of that name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|sabotage| sabotage.describe().0 == name)
+    }
+
+    pub(crate) fn skips_sync(self, file: &str) -> bool {
+        match self {
+            Self::SkipSync => file.ends_with(".segment"),
+            Self::SkipTailSync => file == "tail.new",
+            Self::SkipIdentitySync => file == "identity.json.new",
+            _ => false,
+        }
+    }
+}

@@ -1,0 +1,281 @@
+//! A database server that refuses, dies and forgets, and the product's seam to it.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use counter::{Applied, Batch, JournalId, Seq, StoreId};
+use fastrand::Rng;
+use store::{
+    ApplyError, Claim, ClaimError, LoadError, PageQuery, Snapshot, Standing, Store, StoreError, StoreReader,
+};
+
+use crate::db::{Db, Rollback, Transaction};
+use crate::log::{Log, Shared, lock, note};
+use crate::process::Process;
+use crate::sabotage::Sabotage;
+
+/// So many commits a failover may lose.
+const HISTORY: usize = 6;
+
+/// How often a call goes wrong, out of 1,000.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct StoreFaults {
+    /// Before anything of it was done.
+    pub(crate) refuse: u32,
+    /// It was committed, and the answer is lost.
+    pub(crate) lose_answer: u32,
+    /// The caller's time is up, and the old connection commits later.
+    pub(crate) late: u32,
+}
+
+/// The server, with what it has committed.
+#[derive(Debug)]
+pub(crate) struct Server {
+    id: StoreId,
+    pub(crate) db: Db,
+    /// Older states, the newest last.
+    history: VecDeque<Db>,
+    pub(crate) up: bool,
+    pub(crate) faults: StoreFaults,
+    pub(crate) late: Vec<Transaction>,
+    sabotage: Option<Sabotage>,
+    rng: Rng,
+    log: Shared<Log>,
+}
+
+impl Server {
+    pub(crate) fn new(mut rng: Rng, sabotage: Option<Sabotage>, log: Shared<Log>) -> Self {
+        let id = StoreId(rng.u128(..).to_le_bytes());
+        Self {
+            id,
+            db: Db::default(),
+            history: VecDeque::new(),
+            up: true,
+            faults: StoreFaults::default(),
+            late: Vec::new(),
+            sabotage,
+            rng,
+            log,
+        }
+    }
+
+    /// A connection whose caller has given up gets to its COMMIT.
+    pub(crate) fn land_late(&mut self) {
+        if self.late.is_empty() {
+            return;
+        }
+        let transaction = self.late.remove(self.rng.usize(..self.late.len()));
+        let before = self.db.clone();
+        let outcome = self.db.apply(&transaction, self.sabotage);
+        let wrote = matches!(outcome, Ok((_, true)));
+        note!(self.log, "store: late COMMIT of {}..{}: {wrote}", transaction.from, transaction.upto);
+        if wrote {
+            self.remember(before);
+        }
+    }
+
+    /// Another server takes over that lacks the last commits; how many.
+    pub(crate) fn fail_over(&mut self) -> usize {
+        let lost = self.rng.usize(..=self.history.len());
+        self.late.clear();
+        for _ in 0..lost {
+            if let Some(db) = self.history.pop_back() {
+                self.db = db;
+            }
+        }
+        note!(self.log, "store: failover, {lost} commits are lost");
+        lost
+    }
+
+    fn remember(&mut self, before: Db) {
+        self.history.push_back(before);
+        if self.history.len() > HISTORY {
+            self.history.pop_front();
+        }
+    }
+
+    fn chance(&mut self, rate: u32) -> bool {
+        rate > 0 && self.rng.u32(..1000) < rate
+    }
+
+    fn check_up(&mut self) -> Result<(), StoreError> {
+        if !self.up || self.chance(self.faults.refuse) {
+            note!(self.log, "store: away");
+            return Err(away());
+        }
+        Ok(())
+    }
+}
+
+fn away() -> StoreError {
+    StoreError::Unavailable("simulated: no connection".to_owned())
+}
+
+/// A process's connection to a [`Server`].
+pub(crate) struct SimStore {
+    pub(crate) server: Shared<Server>,
+    pub(crate) process: Arc<Process>,
+}
+
+impl SimStore {
+    fn read<T>(&self, read: impl FnOnce(&Server) -> T) -> Result<T, StoreError> {
+        self.process.step();
+        let mut server = lock(&self.server);
+        server.check_up()?;
+        Ok(read(&server))
+    }
+
+    /// Takes a transaction to the server; the process may die on the way there and back.
+    fn commit(&self, transaction: &Transaction) -> Result<Applied, ApplyError> {
+        self.process.step();
+        let outcome = self.send(transaction);
+        self.process.step();
+        outcome
+    }
+
+    fn send(&self, transaction: &Transaction) -> Result<Applied, ApplyError> {
+        let server = &mut *lock(&self.server);
+        server.check_up()?;
+        let Transaction { claim, from, upto, .. } = transaction;
+        if server.chance(server.faults.late) {
+            note!(server.log, "store: {from}..{upto} hangs; its COMMIT may come late");
+            server.late.push(transaction.clone());
+            return Err(away().into());
+        }
+        let before = server.db.clone();
+        let outcome = match server.sabotage {
+            Some(which @ (Sabotage::WatermarkFirst | Sabotage::WatermarkLast)) => {
+                two_transactions(server, transaction, which)?
+            }
+            sabotage => server.db.apply(transaction, sabotage),
+        };
+        let (applied, wrote) = match outcome {
+            Ok(applied) => applied,
+            Err(Rollback::Fenced(owner)) => {
+                note!(server.log, "store: {from}..{upto} is fenced");
+                return Err(ApplyError::Fenced { journal: claim.journal, owner });
+            }
+            Err(Rollback::Forgot(watermark)) => {
+                note!(server.log, "store: {from}..{upto} doesn't fit the watermark {watermark}");
+                return Err(ApplyError::Forgot { watermark, expected: *from });
+            }
+        };
+        note!(server.log, "store: COMMIT of {from}..{upto}, new {wrote}");
+        if wrote {
+            server.remember(before);
+        }
+        if server.chance(server.faults.lose_answer) {
+            note!(server.log, "store: its answer is lost");
+            return Err(away().into());
+        }
+        Ok(applied)
+    }
+}
+
+/// The outcome of a transaction that is two: the server may die between them.
+fn two_transactions(
+    server: &mut Server,
+    transaction: &Transaction,
+    which: Sabotage,
+) -> Result<Result<(Applied, bool), Rollback>, ApplyError> {
+    let dies = server.chance(50 + server.faults.lose_answer);
+    if which == Sabotage::WatermarkFirst {
+        let mut moved = server.db.clone();
+        let fits = moved.move_watermark(transaction, None).is_none();
+        if fits && dies {
+            server.db = moved;
+            return Err(away().into());
+        }
+    } else if dies {
+        let fits = server.db.clone().move_watermark(transaction, None).is_none();
+        if fits {
+            server.db.write(transaction, None);
+            return Err(away().into());
+        }
+    }
+    Ok(server.db.apply(transaction, None))
+}
+
+impl Store for SimStore {
+    fn prepare(&mut self) -> Result<StoreId, StoreError> {
+        self.read(|server| server.id)
+    }
+
+    fn standing(&mut self, journal: JournalId) -> Result<Option<Standing>, StoreError> {
+        self.read(|server| server.db.journals.get(&journal).copied())
+    }
+
+    fn claim(&mut self, claim: &Claim, seen: Option<Standing>) -> Result<(), ClaimError> {
+        self.process.step();
+        let mut server = lock(&self.server);
+        server.check_up()?;
+        let found = server.db.journals.get(&claim.journal).copied();
+        let ours = Standing { owner: claim.owner, watermark: seen.map_or(Seq::ZERO, |seen| seen.watermark) };
+        if found != seen && found != Some(ours) {
+            return Err(ClaimError::Moved);
+        }
+        let before = server.db.clone();
+        note!(server.log, "store: claim of {} at {}", claim.journal, ours.watermark);
+        server.db.journals.insert(claim.journal, ours);
+        server.remember(before);
+        let rate = server.faults.lose_answer;
+        let lost = server.chance(rate);
+        drop(server);
+        self.process.step();
+        if lost { Err(away().into()) } else { Ok(()) }
+    }
+
+    fn load(
+        &mut self,
+        journal: JournalId,
+        each: &mut dyn FnMut(&str, i64) -> Result<(), String>,
+    ) -> Result<Seq, LoadError> {
+        self.process.step();
+        let (counters, watermark) = {
+            let mut server = lock(&self.server);
+            server.check_up()?;
+            let watermark = server.db.journals.get(&journal).map_or(Seq::ZERO, |standing| standing.watermark);
+            let older = server.history.back().filter(|_| server.sabotage == Some(Sabotage::TornSnapshot));
+            let counters = older.unwrap_or(&server.db).counters.clone();
+            let late = u64::from(server.sabotage == Some(Sabotage::ReplayTooLate));
+            (counters, Seq(watermark.0 + late))
+        };
+        for (number, (key, total)) in counters.iter().enumerate() {
+            // It may go away in the middle.
+            if number == 2 && lock(&self.server).check_up().is_err() {
+                return Err(away().into());
+            }
+            each(key, *total).map_err(LoadError::Stopped)?;
+        }
+        Ok(watermark)
+    }
+
+    fn apply(&mut self, claim: &Claim, batch: &Batch) -> Result<Applied, ApplyError> {
+        self.commit(&Transaction::new(claim, batch))
+    }
+}
+
+impl StoreReader for SimStore {
+    fn totals(&mut self, journal: JournalId, keys: &[&str]) -> Result<Snapshot, StoreError> {
+        self.read(|server| Snapshot {
+            watermark: server.db.journals.get(&journal).map_or(Seq::ZERO, |standing| standing.watermark),
+            totals: keys.iter().map(|key| server.db.counters.get(*key).copied()).collect(),
+        })
+    }
+
+    fn page(&mut self, query: &PageQuery<'_>) -> Result<Vec<String>, StoreError> {
+        self.read(|server| {
+            let keys = server.db.counters.keys().filter(|key| {
+                key.starts_with(query.prefix) && query.after.is_none_or(|after| key.as_str() > after)
+            });
+            keys.take(query.limit as usize).cloned().collect()
+        })
+    }
+
+    fn others(&mut self, journal: JournalId) -> Result<Vec<(JournalId, Seq)>, StoreError> {
+        self.read(|server| {
+            let others = server.db.journals.iter().filter(|(other, _)| **other != journal);
+            others.map(|(other, standing)| (*other, standing.watermark)).collect()
+        })
+    }
+}

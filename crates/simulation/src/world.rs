@@ -1,0 +1,375 @@
+//! A whole world: instances, a store, clients, and what befalls them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use engine::{Front, Refusal};
+use fastrand::Rng;
+use flusher::{FlushError, StartError};
+
+use crate::clock::Clock;
+use crate::disk::{DiskFaults, Machine};
+use crate::log::{Log, Shared, lock, note, shared};
+use crate::model::{EDGE, Model, Op, only_grows};
+use crate::plan::Plan;
+use crate::process::{Process, alive};
+use crate::rot;
+use crate::running::{Common, Running, Waiting, WaitingRead, start};
+use crate::sabotage::Sabotage;
+use crate::store::{Server, StoreFaults};
+
+/// A broken promise.
+pub(crate) type Broken = String;
+
+/// One data directory, and who runs on it.
+pub(crate) struct Site {
+    pub(crate) machine: Shared<Machine>,
+    pub(crate) running: Option<Running>,
+    /// Why it will never start again: the store lost what its journal no longer has.
+    pub(crate) lost: bool,
+    /// Another copy of it goes on.
+    pub(crate) displaced: bool,
+}
+
+pub(crate) struct World {
+    pub(crate) rng: Rng,
+    pub(crate) plan: Plan,
+    pub(crate) common: Common,
+    pub(crate) sites: Vec<Site>,
+    pub(crate) model: Model,
+    pub(crate) step: u64,
+    /// When a data directory was copied.
+    pub(crate) copied_at: Option<u64>,
+    pub(crate) failed_over: bool,
+    pub(crate) healing: bool,
+    /// What came how often.
+    pub(crate) counts: BTreeMap<&'static str, u64>,
+}
+
+impl World {
+    pub(crate) fn new(seed: u64, sabotage: Option<Sabotage>, log: Shared<Log>) -> Self {
+        let mut rng = Rng::with_seed(seed);
+        let plan = Plan::new(&mut rng);
+        note!(log, "{plan:?}");
+        let server = shared(Server::new(rng.fork(), sabotage, Arc::clone(&log)));
+        let common = Common { log, clock: shared(Clock::default()), server, sabotage };
+        let site = |at: usize, rng: &mut Rng| Site {
+            machine: shared(Machine::new(
+                format!("site {at}"),
+                rng.fork(),
+                sabotage,
+                Arc::clone(&common.log),
+            )),
+            running: None,
+            lost: false,
+            displaced: false,
+        };
+        let sites = (0..plan.sites).map(|at| site(at, &mut rng)).collect();
+        let model = Model::new(plan.keys);
+        let mut world = Self {
+            rng,
+            plan,
+            common,
+            sites,
+            model,
+            step: 0,
+            copied_at: None,
+            failed_over: false,
+            healing: false,
+            counts: BTreeMap::new(),
+        };
+        world.set_faults(plan.disk, plan.store);
+        world
+    }
+
+    pub(crate) fn set_faults(&mut self, disk: DiskFaults, store: StoreFaults) {
+        lock(&self.common.server).faults = store;
+        for site in &self.sites {
+            lock(&site.machine).faults = disk;
+        }
+    }
+
+    /// Everything up to the moment when nothing more goes wrong.
+    pub(crate) fn live(&mut self) -> Result<(), Broken> {
+        while self.step < self.plan.steps {
+            self.step += 1;
+            let at = self.rng.usize(..self.sites.len());
+            match self.rng.u32(..100) {
+                0..35 => self.send(at),
+                35..60 => self.turn(at)?,
+                60..75 => self.flush(at)?,
+                75..80 => self.read(at),
+                80..86 => self.ask(at)?,
+                86..92 => self.pass_time(),
+                _ => self.befall(at)?,
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn count(&mut self, what: &'static str) {
+        *self.counts.entry(what).or_default() += 1;
+    }
+
+    pub(crate) fn pass_time(&mut self) {
+        let time = self.plan.pace.mul_f64(self.rng.f64() * 3.0);
+        lock(&self.common.clock).pass(time);
+    }
+
+    /// A client sends something to count, or sends again what got no answer.
+    fn send(&mut self, at: usize) {
+        let again = self.rng.u32(..3) == 0;
+        let may_repeat = |op: &Op| {
+            op.unit.is_some() && op.in_flight == 0 && !op.twin && (op.unsure || !op.acked.is_empty())
+        };
+        let op = if again { self.model.ops.iter().rposition(may_repeat) } else { None };
+        let op = op.unwrap_or_else(|| self.model.make_op(&mut self.rng, self.plan.units, self.plan.edge));
+        self.submit(at, op);
+    }
+
+    pub(crate) fn submit(&mut self, at: usize, op: usize) {
+        let Some(running) = &mut self.sites[at].running else { return };
+        let (entries, unit) = self.model.packed(op);
+        note!(
+            self.common.log,
+            "site {at}: #{op} {:?} {:?} is sent",
+            self.model.ops[op].entries,
+            unit.as_ref().map(|u| &u.0)
+        );
+        let front = running.front.clone();
+        let answer = async move {
+            front.count(&entries, unit.as_ref().map(|(id, fingerprint)| (id.as_str(), *fingerprint))).await
+        };
+        running.waiting.push(Waiting { op, answer: Box::pin(answer) });
+        self.model.ops[op].in_flight += 1;
+        self.model.ops[op].tries += 1;
+        if self.common.sabotage == Some(Sabotage::AnswerOnHandOver) {
+            self.model.ops[op].acked.push((at, self.step));
+        }
+        // Its hand-over happens when it is first looked at; it may be refused at once.
+        self.take_answers(at);
+    }
+
+    fn ask(&mut self, at: usize) -> Result<(), Broken> {
+        let key = self.rng.usize(..self.plan.keys);
+        if let Some(running) = &mut self.sites[at].running {
+            let (front, name) = (running.front.clone(), self.model.keys[key].clone());
+            let answer = Box::pin(async move { front.total(&name).await });
+            running.reads.push(WaitingRead { key, asked_at: self.step, answer });
+        }
+        self.check_reads(at)
+    }
+
+    /// Lets the writer of a site take a turn.
+    pub(crate) fn turn(&mut self, at: usize) -> Result<(), Broken> {
+        let Some(running) = &mut self.sites[at].running else { return self.begin(at) };
+        let outcome = alive(|| running.turn());
+        let failed = std::mem::take(&mut lock(&self.sites[at].machine).failed);
+        match outcome {
+            None => {
+                // What was answered before may have reached its client, or not.
+                if self.rng.bool() {
+                    self.take_answers(at);
+                }
+                self.died(at, "in a turn");
+                Ok(())
+            }
+            Some(Err(fatal)) => {
+                self.take_answers(at);
+                self.died(at, &fatal.to_string());
+                let faulty = self.plan.disk.sync + self.plan.disk.write + self.plan.disk.names > 0;
+                if faulty && !self.healing {
+                    Ok(())
+                } else {
+                    Err(format!("site {at} ended by itself: {fatal}"))
+                }
+            }
+            Some(Ok(_)) if failed => Err(format!("site {at} goes on after a write or sync failed")),
+            Some(Ok(quit)) => {
+                self.check_bytes(at)?;
+                if self.rng.u32(..20) > 0 || !self.plan.gives_up {
+                    self.check_reads(at)?;
+                } else {
+                    self.give_up(at);
+                }
+                if quit {
+                    self.died(at, "stopped");
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Clients that don't wait any more: their connections are cut.
+    fn give_up(&mut self, at: usize) {
+        let Some(running) = &mut self.sites[at].running else { return };
+        for waiting in running.waiting.drain(..) {
+            let op = &mut self.model.ops[waiting.op];
+            op.in_flight -= 1;
+            op.unsure = true;
+        }
+        running.reads.clear();
+    }
+
+    fn check_bytes(&mut self, at: usize) -> Result<(), Broken> {
+        let Some(running) = &self.sites[at].running else { return Ok(()) };
+        let pending = running.engine.vitals().journal_bytes.load(Relaxed);
+        let limit = self.plan.settings.max_bytes;
+        let on_disk = lock(&self.sites[at].machine).bytes_of(".segment");
+        // One segment may be ready, and one or two applied ones wait to be written over.
+        if pending > limit || on_disk > limit + 3 * self.plan.settings.segment_bytes {
+            return Err(format!(
+                "site {at}: {pending} bytes are pending, {on_disk} on disk; {limit} are allowed"
+            ));
+        }
+        Ok(())
+    }
+
+    /// Hands answers to clients; reads come back.
+    fn take_answers(&mut self, at: usize) -> Vec<(usize, u64, Option<i64>)> {
+        let Some(running) = &mut self.sites[at].running else { return Vec::new() };
+        let (counted, read) = running.answers();
+        for (number, answer) in counted {
+            let op = &mut self.model.ops[number];
+            op.in_flight -= 1;
+            match answer {
+                Ok(counted) => {
+                    note!(
+                        self.common.log,
+                        "site {at}: #{number} is acknowledged, replayed {}",
+                        counted.replayed
+                    );
+                    op.acked.push((at, self.step));
+                    *self.counts.entry("acks").or_default() += 1;
+                }
+                Err(refusal) => {
+                    note!(self.common.log, "site {at}: #{number} is refused: {refusal}");
+                    *self.counts.entry("refusals").or_default() += 1;
+                }
+            }
+        }
+        let told = |(key, asked_at, answer): (usize, u64, Result<Option<i64>, Refusal>)| {
+            Some((key, asked_at, answer.ok()?))
+        };
+        read.into_iter().filter_map(told).collect()
+    }
+
+    /// Hands answers out and looks whether reads show what they must.
+    fn check_reads(&mut self, at: usize) -> Result<(), Broken> {
+        for (key, asked_at, total) in self.take_answers(at) {
+            note!(self.common.log, "site {at}: key {key} is {total:?}");
+            if key == EDGE && self.plan.edge {
+                continue;
+            }
+            let known =
+                |op: &Op| !op.twin && op.acked.iter().any(|&(site, step)| site == at && step < asked_at);
+            let (low, high) = self.model.bounds_meanwhile(key, known);
+            let shown = i128::from(total.unwrap_or(0));
+            if shown < low || shown > high || (total.is_none() && self.model.has_key(key, known)) {
+                return Err(format!(
+                    "site {at} shows {total:?} for key {key}; it must be from {low} to {high}"
+                ));
+            }
+            // What was shown twice may be taken back.
+            if only_grows(key) && self.plan.units == 0 {
+                let highest = &mut self.model.highest[key];
+                *highest = (*highest).max(total);
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn flush(&mut self, at: usize) -> Result<(), Broken> {
+        let Some(running) = &mut self.sites[at].running else { return Ok(()) };
+        match alive(|| running.flush()) {
+            None => self.died(at, "in a flush"),
+            Some(Ok(())) => {}
+            Some(Err(error)) => {
+                self.died(at, &error.to_string());
+                let expected = match error {
+                    FlushError::Fenced(_) if self.healing && self.copied_at.is_some() => {
+                        // As it says: not to be started again beside the other one.
+                        self.sites[at].displaced = true;
+                        true
+                    }
+                    FlushError::Fenced(_) => self.failed_over || self.copied_at.is_some(),
+                    FlushError::Forgot(_) => self.failed_over,
+                };
+                if !expected {
+                    return Err(format!("site {at} ended by itself: {error}"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn read(&mut self, at: usize) {
+        let Some(running) = &mut self.sites[at].running else { return };
+        if alive(|| running.read()).is_none() {
+            self.died(at, "while it read from the store");
+        }
+    }
+
+    pub(crate) fn died(&mut self, at: usize, how: &str) {
+        note!(self.common.log, "site {at}: the process ends: {how}");
+        self.count("ends");
+        if let Some(running) = &self.sites[at].running {
+            running.process.end();
+        }
+        self.give_up(at);
+        self.sites[at].running = None;
+    }
+
+    pub(crate) fn begin(&mut self, at: usize) -> Result<(), Broken> {
+        let site = &mut self.sites[at];
+        if site.lost || site.displaced {
+            return Ok(());
+        }
+        lock(&site.machine).evict();
+        if self.plan.rot && !self.healing && self.rng.u32(..3) == 0 {
+            rot::probe(&site.machine, &self.plan.settings, &mut self.rng, &self.common.log)?;
+        }
+        let process = Process::new();
+        if self.plan.kills && !self.healing && self.rng.u32(..4) == 0 {
+            process.dies_after(self.rng.u32(1..40));
+        }
+        note!(self.common.log, "site {at}: starts");
+        lock(&site.machine).failed = false;
+        let started =
+            alive(|| start(&site.machine, &process, &self.plan.settings, &self.common, &mut self.rng));
+        process.disarm();
+        let failed = lock(&site.machine).failed;
+        match started {
+            None => note!(self.common.log, "site {at}: dies while it starts"),
+            Some(Ok(_)) if failed => return Err(format!("site {at} starts after a write or sync failed")),
+            Some(Ok(running)) => {
+                site.running = Some(running);
+                self.count("starts");
+            }
+            Some(Err(error)) => {
+                process.end();
+                note!(self.common.log, "site {at}: doesn't start: {error}");
+                return self.refused(at, &error, failed);
+            }
+        }
+        Ok(())
+    }
+
+    /// Judges a refused start.
+    fn refused(&mut self, at: usize, error: &StartError, failed: bool) -> Result<(), Broken> {
+        let full = lock(&self.sites[at].machine).full;
+        let faults = self.plan.disk;
+        let disk = failed || full || (faults.names + faults.write + faults.sync > 0 && !self.healing);
+        match error {
+            StartError::Stopped if !self.healing => {}
+            StartError::Journal(engine::OpenError::Io { .. }) | StartError::Fatal(_) if disk => {}
+            StartError::OtherOwner { .. } | StartError::JournalBehind { .. } if self.copied_at.is_some() => {
+                self.sites[at].displaced = true;
+            }
+            StartError::StoreForgot { .. } if self.failed_over => self.sites[at].lost = true,
+            _ => return Err(format!("site {at} doesn't start: {error}")),
+        }
+        Ok(())
+    }
+}
