@@ -125,7 +125,9 @@ fn check_place(
     if before.number + 1 != header.number {
         return damaged(format!("the segment before it, {}, is missing", segment_name(header.number - 1)));
     }
-    if before.first >= header.first {
+    // The same seq twice: the segment before was begun and never got a record. If it did get
+    // some, reading it finds that they don't end where this one begins.
+    if before.first > header.first {
         let (first, other) = (header.first, before.first);
         return damaged(format!("it begins at seq {first}, and the segment before it at {other}"));
     }
