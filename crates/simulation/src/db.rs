@@ -75,8 +75,11 @@ impl Db {
         }
         let mut applied = self.write(transaction, sabotage);
         if sabotage == Some(Sabotage::LoseDuplicates) {
-            for (total, (_, sum)) in applied.totals.iter_mut().zip(&transaction.rows) {
-                *total = total.map(|total| total + i64::from(sum.is_none()));
+            for &number in &applied.duplicates {
+                for &(row, value) in &transaction.units[number as usize].2 {
+                    let total = &mut applied.totals[row as usize];
+                    *total = total.map(|total| total.saturating_add(value));
+                }
             }
         }
         Ok((applied, true))

@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::disk::DiskFaults;
 use crate::log::{lock, note, shared};
 use crate::model::{Op, only_grows};
+use crate::running::Running;
 use crate::store::StoreFaults;
 use crate::world::{Broken, Site, World};
 
@@ -98,7 +99,9 @@ impl World {
                 running.process.disarm();
             }
             // A store that forgot is noticed at the next flush or start, so there has to be one.
-            if self.failed_over || self.rng.u32(..3) == 0 {
+            // So is what a disk did in the background.
+            let disk = self.plan.disk.sync + self.plan.disk.write + self.plan.disk.names > 0;
+            if self.failed_over || disk || self.rng.u32(..3) == 0 {
                 self.died(at, "restarted");
             }
         }
@@ -154,14 +157,23 @@ impl World {
         // So that no answer is young enough to be given without asking.
         lock(&self.common.clock).pass(crate::running::MAX_AGE * 2);
         for at in 0..self.sites.len() {
+            let server = lock(&self.common.server);
+            let owns = |running: &Running| running.owns_its_journal(&server);
+            let superseded = self.sites[at].running.as_ref().is_some_and(|running| !owns(running));
+            drop(server);
+            if superseded {
+                // It has nothing pending, so it will hear of that with its next batch.
+                if self.copied_at.is_none() {
+                    return Err(format!("site {at} no longer owns its journal"));
+                }
+                continue;
+            }
             // A look at the others, which the reader's thread takes by itself.
             self.read(at);
             let asked: Vec<(usize, Option<i64>)> = self.read_all(at)?;
             for (key, shown) in asked {
                 let stored = lock(&self.common.server).db.counters.get(&self.model.keys[key]).copied();
-                // A key of which everything was set aside stays in memory, with nothing in it.
-                let emptied = shown == Some(0) && stored.is_none() && self.model.only_twins(key);
-                if shown != stored && !emptied {
+                if shown != stored && !self.emptied(key, shown, stored) {
                     return Err(format!(
                         "site {at} shows {shown:?} for key {key}; the store holds {stored:?}"
                     ));
@@ -169,6 +181,13 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    /// A key of which everything was set aside stays in memory, with nothing in it.
+    fn emptied(&self, key: usize, shown: Option<i64>, stored: Option<i64>) -> bool {
+        let name = &self.model.keys[key];
+        let aside = || lock(&self.common.server).db.set_aside.iter().any(|aside| aside.key == *name);
+        shown == Some(0) && stored.is_none() && aside()
     }
 
     /// The totals in the store are the sums of what was acknowledged.

@@ -125,10 +125,4 @@ impl Model {
     pub(crate) fn has_key(&self, key: usize, sure: impl Fn(&Op) -> bool) -> bool {
         self.ops.iter().any(|op| sure(op) && op.entries.iter().any(|(at, _)| *at == key))
     }
-
-    /// Whether all that was sent for this key had an idempotency key that another request had too.
-    pub(crate) fn only_twins(&self, key: usize) -> bool {
-        let mut here = self.ops.iter().filter(|op| op.entries.iter().any(|(at, _)| *at == key));
-        here.all(|op| op.twin || (op.acked.is_empty() && !op.unsure))
-    }
 }

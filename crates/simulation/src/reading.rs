@@ -14,6 +14,9 @@ use tokio::sync::oneshot;
 use crate::log::lock;
 use crate::store::SimStore;
 
+/// As the product's reader: an answer that crossed a flush is asked for again so often.
+const ATTEMPTS: u32 = 20;
+
 type Reply = oneshot::Sender<Result<Option<i64>, Refusal>>;
 
 /// Requests for the store.
@@ -44,6 +47,7 @@ pub(crate) struct Reading {
     others: Vec<(JournalId, Seq)>,
     next_look: Duration,
     asked: Option<Asked>,
+    attempts: u32,
 }
 
 impl Reading {
@@ -55,7 +59,7 @@ impl Reading {
     ) -> Self {
         let queue = Arc::<Queue>::default();
         engine.set_lookup(Arc::clone(&queue) as Arc<dyn Lookup>);
-        Self { queue, store, journal, others, next_look: Duration::ZERO, asked: None }
+        Self { queue, store, journal, others, next_look: Duration::ZERO, asked: None, attempts: 0 }
     }
 
     pub(crate) fn step(&mut self, engine: &Engine, now: Now) {
@@ -85,10 +89,7 @@ impl Reading {
         let snapshot = self.store.totals(self.journal, &keys);
         engine.freshness().set_store_away(snapshot.is_err());
         let Ok(snapshot) = snapshot else {
-            for (_, reply) in requests {
-                drop(reply.send(Err(Refusal::StoreAway("simulated".to_owned()))));
-            }
-            return;
+            return refuse(requests);
         };
         let keys = requests.iter().map(|(key, _)| key.clone()).zip(snapshot.totals).collect();
         let (reply, answer) = channel();
@@ -99,14 +100,28 @@ impl Reading {
     fn pass_on(&mut self, asked: Asked) {
         match asked.answer.try_recv() {
             Ok(Some(totals)) => {
+                self.attempts = 0;
                 for ((_, reply), total) in asked.requests.into_iter().zip(totals) {
                     drop(reply.send(Ok(total)));
                 }
             }
             // It crossed a flush: again.
-            Ok(None) => lock(&self.queue.0).extend(asked.requests),
+            Ok(None) if self.attempts < ATTEMPTS => {
+                self.attempts += 1;
+                lock(&self.queue.0).extend(asked.requests);
+            }
+            Ok(None) => {
+                self.attempts = 0;
+                refuse(asked.requests);
+            }
             Err(TryRecvError::Empty) => self.asked = Some(asked),
             Err(TryRecvError::Disconnected) => {}
         }
+    }
+}
+
+fn refuse(requests: Vec<(String, Reply)>) {
+    for (_, reply) in requests {
+        drop(reply.send(Err(Refusal::StoreAway("simulated".to_owned()))));
     }
 }

@@ -249,6 +249,12 @@ impl Running {
         self.stopping = Some((drained, self.now().elapsed + within));
     }
 
+    /// Whether no other start has taken its journal over.
+    pub(crate) fn owns_its_journal(&self, server: &Server) -> bool {
+        let standing = server.db.journals.get(&self.claim.journal);
+        standing.is_some_and(|standing| standing.owner == self.claim.owner)
+    }
+
     pub(crate) fn is_stopping(&self) -> bool {
         self.stopping.is_some()
     }

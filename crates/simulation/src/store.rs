@@ -235,10 +235,12 @@ impl Store for SimStore {
             let mut server = lock(&self.server);
             server.check_up()?;
             let watermark = server.db.journals.get(&journal).map_or(Seq::ZERO, |standing| standing.watermark);
-            let older = server.history.back().filter(|_| server.sabotage == Some(Sabotage::TornSnapshot));
+            // The newest is the one before the claim.
+            let torn = server.sabotage == Some(Sabotage::TornSnapshot);
+            let older = server.history.iter().rev().nth(1).filter(|_| torn);
             let counters = older.unwrap_or(&server.db).counters.clone();
-            let late = u64::from(server.sabotage == Some(Sabotage::ReplayTooLate));
-            (counters, Seq(watermark.0 + late))
+            let late = server.sabotage == Some(Sabotage::ReplayTooLate) && watermark > Seq::ZERO;
+            (counters, Seq(watermark.0 + u64::from(late)))
         };
         for (number, (key, total)) in counters.iter().enumerate() {
             // It may go away in the middle.
