@@ -48,7 +48,7 @@ impl DataDir {
     /// See [`DataDirError`].
     pub fn own(path: &Path) -> Result<Self, DataDirError> {
         let unusable = |reason| DataDirError::Unusable { path: path.to_owned(), reason };
-        fs::create_dir_all(path).map_err(unusable)?;
+        make_durably(path).map_err(unusable)?;
         let lock_path = path.join("lock");
         let mut options = OpenOptions::new();
         let mut lock =
@@ -90,6 +90,23 @@ impl DataDir {
         let path = Self::journal_path(&self.path);
         RealDisk::new(&path).map_err(|reason| DataDirError::Unusable { path, reason })
     }
+}
+
+/// Makes a directory, and those above it, so that their names survive power loss.
+pub(crate) fn make_durably(path: &Path) -> io::Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    let parent = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    make_durably(parent)?;
+    match fs::create_dir(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists || !path.is_dir() => return Err(error),
+        _ => {}
+    }
+    File::open(parent)?.sync_all()
 }
 
 #[cfg(test)]

@@ -207,8 +207,8 @@ impl<D: Disk> Journal<D> {
         }
         let need = record_bytes(payload);
         let left = self.active.as_ref().map_or(0, |active| active.header.bytes - active.offset);
-        if left < self.options.segment_bytes / 2 {
-            self.start_preparing(now_ms);
+        if left < self.options.segment_bytes / 2 || left < need {
+            self.begin_next(now_ms)?;
         }
         if need <= left {
             return Ok(());
@@ -318,22 +318,30 @@ impl<D: Disk> Journal<D> {
         firsts.take_while(|first| first.0 <= self.applied.0 + 1 && *first <= active.header.first).count()
     }
 
-    fn start_preparing(&mut self, now_ms: u64) {
+    /// Starts to prepare the next segment, where that is due.
+    fn begin_next(&mut self, now_ms: u64) -> Result<(), Fatal> {
         if !self.preparation.may_start(now_ms) {
-            return;
+            return Ok(());
+        }
+        // Only the last segment may be without a header after a power failure, so before there
+        // is a name after the active one, its header has to be durable (with ack `memory` it may
+        // not be yet).
+        if self.active.as_ref().is_some_and(|active| self.durable < active.header.first) {
+            self.sync()?;
         }
         let segment_bytes = self.options.segment_bytes;
         let number = self.segments.back().map_or(1, |segment| segment.number + 1);
         if self.bytes() + segment_bytes > self.options.max_bytes {
             // Forgets an earlier lack of room: now it is the limit that is in the way.
             self.preparation = Preparation::Idle;
-            return;
+            return Ok(());
         }
         let reusable = self.reusable() > 0
             && self.segments.front().is_some_and(|segment| segment.bytes == segment_bytes);
         let reused = if reusable { self.segments.pop_front() } else { None };
         let reused = reused.map(|segment| segment_name(segment.number));
         self.preparation = Preparation::start(&self.disk, number, segment_bytes, reused);
+        Ok(())
     }
 
     pub(crate) fn disk(&self) -> &D {

@@ -8,6 +8,7 @@ use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
+use crate::data_dir::make_durably;
 use crate::disk::{Disk, DiskFile, Job};
 
 /// How many zeros one write brings while a file is made.
@@ -27,12 +28,7 @@ impl RealDisk {
     /// # Errors
     /// Those of the operating system.
     pub fn new(path: &Path) -> io::Result<Self> {
-        if !path.is_dir() {
-            fs::create_dir_all(path)?;
-            if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-                File::open(parent)?.sync_all()?;
-            }
-        }
+        make_durably(path)?;
         Ok(Self::at(path, true))
     }
 

@@ -274,6 +274,18 @@ fn pending_bytes_are_bounded_and_trimming_makes_room_again() {
 }
 
 #[test]
+fn a_record_that_the_half_empty_segment_can_t_hold_goes_into_the_next() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut journal = open(dir.path()).journal;
+    commit(&mut journal, &[1; 1000]);
+    // More than half of the segment is left, and less than this record takes.
+    let large = vec![2; journal.max_payload_bytes() as usize - 500];
+    assert_eq!(commit(&mut journal, &large), Seq(2));
+    drop(journal);
+    assert_eq!(replayed(&open(dir.path()).journal, 1), [(2, large)]);
+}
+
+#[test]
 fn another_store_begins_a_new_journal() {
     let dir = tempfile::tempdir().unwrap();
     let mut journal = open(dir.path()).journal;
