@@ -127,7 +127,8 @@ pub fn bring_up<D: Disk>(
         let standing = waiting.until(&mut || store.standing(journal))?;
         check_place(&starting, standing)?;
         check_owner(&starting, standing)?;
-        starting.set_owner(owner, standing.map(|standing| standing.owner))?;
+        let before = owner_before(&starting, owner, standing);
+        starting.set_owner(owner, before)?;
         match store.claim(&claim, standing) {
             Ok(()) => break,
             Err(ClaimError::Moved) => {}
@@ -211,6 +212,21 @@ fn check_owner<D: Disk>(starting: &Starting<D>, standing: Option<Standing>) -> R
         return Ok(());
     }
     Err(StartError::OtherOwner { journal: identity.journal, watermark, applied: starting.applied() })
+}
+
+/// Who is to be remembered as the owner before this start. Never one of another directory, from
+/// which the journal is taken back: should the claim not come about, what that one flushes in the
+/// meantime must not pass for ours.
+fn owner_before<D: Disk>(
+    starting: &Starting<D>,
+    owner: OwnerId,
+    standing: Option<Standing>,
+) -> Option<OwnerId> {
+    let identity = starting.identity();
+    let ours = [identity.owner, identity.owner_before];
+    let found = standing.map(|standing| standing.owner).filter(|found| ours.contains(&Some(*found)));
+    let known = if identity.owner == Some(owner) { identity.owner_before } else { identity.owner };
+    found.or(known)
 }
 
 /// Waits for a store that is away.
