@@ -242,7 +242,7 @@ impl<D: Disk> Writer<D> {
             };
         }
         let max = self.journal.max_payload_bytes() as usize;
-        let mut room = self.make_room(left.min(max), vitals, now)?;
+        let mut together = self.make_room(left.min(max), vitals, now)?.is_ok();
         let (mut counted, mut refused) = (0, 0);
         for at in 0..lanes.len() {
             let mut start = 0;
@@ -253,13 +253,13 @@ impl<D: Disk> Writer<D> {
                     self.commit(now)?;
                     self.publish(vitals);
                     scratch.answer(lanes);
-                    room = self.make_room(left.min(max), vitals, now)?;
+                    together = self.make_room(left.min(max), vitals, now)?.is_ok();
                 }
+                // Where there is no room for all that waits, there may be for some.
+                let room =
+                    if together { Ok(()) } else { self.make_room(self.record.len() + bytes, vitals, now)? };
                 let packed = &scratch.inboxes[at].packed[start..end as usize];
-                let outcome = match &room {
-                    Ok(()) => self.machine.admit(packed, now.unix_ms),
-                    Err(refusal) => Err(refusal.clone()),
-                };
+                let outcome = room.and_then(|()| self.machine.admit(packed, now.unix_ms));
                 let answer = match outcome {
                     Ok(new) => {
                         counted += 1;
@@ -310,14 +310,22 @@ impl<D: Disk> Writer<D> {
         self.mark_due = false;
         self.commits += 1;
         self.open_since.get_or_insert(now.elapsed);
-        match self.policy.ack {
-            Ack::Durable => self.sync()?,
-            Ack::Memory => drop(self.unsynced_since.get_or_insert(now.elapsed)),
-        }
+        self.make_durable(now)?;
         if self.machine.batches.is_open_full() {
             self.seal()?;
         }
         Ok(())
+    }
+
+    /// At once; with ack `memory`, soon.
+    fn make_durable(&mut self, now: Now) -> Result<(), Fatal> {
+        match self.policy.ack {
+            Ack::Durable => self.sync(),
+            Ack::Memory => {
+                self.unsynced_since.get_or_insert(now.elapsed);
+                Ok(())
+            }
+        }
     }
 
     fn sync(&mut self) -> Result<(), Fatal> {
@@ -335,15 +343,18 @@ impl<D: Disk> Writer<D> {
         }
     }
 
-    /// Lets the journal remember the watermark where no increments carry it. Needs no sync: what
-    /// it says is true without it, only less.
+    /// Lets the journal remember the watermark where no increments carry it. Made durable like
+    /// any record: behind one that is not, damage to it couldn't be told from a torn write.
     fn mark(&mut self, now: Now) -> Result<(), Fatal> {
         if !std::mem::take(&mut self.mark_due) {
             return Ok(());
         }
         self.record.clear();
         match self.journal.make_room(0, now.elapsed_ms()) {
-            Ok(()) => self.journal.append(Kind::Mark, now.unix_ms, &mut self.record).map(drop),
+            Ok(()) => {
+                self.journal.append(Kind::Mark, now.unix_ms, &mut self.record)?;
+                self.make_durable(now)
+            }
             Err(NoRoom::Fatal(fatal)) => Err(fatal),
             Err(_no_room) => Ok(()),
         }

@@ -15,7 +15,7 @@ const QUEUE: usize = 1024;
 /// So many keys are asked for in one round trip.
 const KEYS_AT_ONCE: usize = 256;
 /// An answer that crossed a flush is asked for again so often.
-const ATTEMPTS: usize = 20;
+const ATTEMPTS: usize = 500;
 /// After the store was found away, it is left alone for so long.
 const LEAVE_ALONE: Duration = Duration::from_secs(1);
 
@@ -190,11 +190,16 @@ impl<S: AsMut<dyn StoreReader>, C: Clock> Reader<S, C> {
         let query =
             PageQuery { prefix: &request.prefix, after: request.after.as_deref(), limit: limit as u32 + 1 };
         let mut keys = self.ask(|store| store.page(&query))?;
-        let wanted =
-            |key: &&str| key.starts_with(query.prefix) && query.after.is_none_or(|after| *key > after);
         for batch in &frozen {
-            let pending = batch.rows().iter().map(|row| batch.key(row));
-            keys.extend(pending.filter(wanted).map(str::to_owned));
+            let order = batch.in_key_order();
+            let key_at = |row: &u32| batch.key(&batch.rows()[*row as usize]);
+            let first = order.partition_point(|row| {
+                let key = key_at(row);
+                key < query.prefix || query.after.is_some_and(|after| key <= after)
+            });
+            let pending = order[first..].iter().map(key_at);
+            let pending = pending.take_while(|key| key.starts_with(query.prefix)).take(limit + 1);
+            keys.extend(pending.map(str::to_owned));
         }
         keys.extend(open);
         keys.sort_unstable();

@@ -85,13 +85,17 @@ struct Loop<F> {
 struct Group {
     watchdog: Watchdog,
     ended: Notify,
+    panicked: Notify,
 }
 
 impl<F: Front> Loop<F> {
     fn new(worker: Rc<Worker<F>>, driver: Option<JoinHandle<()>>) -> Self {
         let mut ticks = interval(worker.options.tick());
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let group = || Rc::new(Group { watchdog: Watchdog::new(&worker.options), ended: Notify::new() });
+        let group = || {
+            let (ended, panicked) = (Notify::new(), Notify::new());
+            Rc::new(Group { watchdog: Watchdog::new(&worker.options), ended, panicked })
+        };
         Self {
             builder: Rc::new(connection::builder(worker.options.header_max_bytes)),
             serving: group(),
@@ -114,6 +118,9 @@ impl<F: Front> Loop<F> {
                 deadline = asked(&mut stop) => break deadline,
                 _ = self.ticks.tick() => self.look(),
                 failure = driver_failure(&mut self.driver) => return Err(failure),
+                // What it shared with other connections may be left in the middle of a change.
+                () = self.serving.panicked.notified() => return Err("a connection's task panicked".to_owned()),
+                () = self.refusing.panicked.notified() => return Err("a connection's task panicked".to_owned()),
                 accepted = listener.accept() => self.accepted(accepted.map(|(stream, _)| stream)).await,
             }
         };
@@ -198,6 +205,9 @@ impl<F: Front> Loop<F> {
                 () = group.ended.notified() => {}
                 _ = self.ticks.tick() => self.look(),
                 failure = driver_failure(&mut self.driver) => return Err(failure),
+                // What it shared with other connections may be left in the middle of a change.
+                () = self.serving.panicked.notified() => return Err("a connection's task panicked".to_owned()),
+                () = self.refusing.panicked.notified() => return Err("a connection's task panicked".to_owned()),
                 () = &mut late => break,
             }
         }
@@ -215,7 +225,8 @@ struct Place {
 impl Drop for Place {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            error!("A connection's task panicked, and the connection was dropped; please report it");
+            error!("A connection's task panicked; please report it");
+            self.group.panicked.notify_one();
         }
         self.group.watchdog.remove(self.number);
         self.group.ended.notify_one();

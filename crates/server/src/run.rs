@@ -34,12 +34,20 @@ pub(crate) fn serve(mut settings: Settings) -> anyhow::Result<()> {
             timeout = ?settings.shutdown_timeout,
             "stopping: answering what is in flight, flushing what is pending; another signal ends it at once"
         ),
-        Reason::Ended(ended) => anyhow::bail!("{ended}"),
+        Reason::Ended(ended) => {
+            // Other threads still run: the data directory stays ours to the last moment of the
+            // process, so that no other server meets them in it.
+            std::mem::forget(running);
+            anyhow::bail!("{ended}")
+        }
     }
     let deadline = Instant::now() + settings.shutdown_timeout;
-    running.stop(deadline);
+    let data_dir = running.stop(deadline);
     // What is asked to end by now has nothing left to wait for, but a store that hangs.
     let stopped = supervisor.join(deadline.max(Instant::now() + LAST_MOMENTS));
+    if !stopped.running.is_empty() {
+        std::mem::forget(data_dir);
+    }
     if let Some(failure) = stopped.failures.first() {
         anyhow::bail!("{failure}");
     }

@@ -37,7 +37,7 @@ pub(crate) struct Running {
     stoppers: [Stopper; 2],
     /// Gone when the flusher's thread is.
     flusher_alive: Weak<()>,
-    _data_dir: DataDir,
+    data_dir: DataDir,
 }
 
 /// What the flusher's and the reader's threads need, once the engine is up.
@@ -122,13 +122,15 @@ fn start(
         Ok(())
     })?;
     let http = serve(settings, binding, &engine, flush_vitals, clock, supervisor)?;
-    Ok(Running { http, engine, stoppers: [stop_engine, stop_flusher], flusher_alive, _data_dir: data_dir })
+    Ok(Running { http, engine, stoppers: [stop_engine, stop_flusher], flusher_alive, data_dir })
 }
 
 impl Running {
     /// Stops the parts in the order in which increments pass them: no new ones, answer those in
     /// flight, flush until `deadline`, leave the journal durable.
-    pub(crate) fn stop(self, deadline: Instant) {
+    ///
+    /// Returns the data directory, to be held until the threads have ended.
+    pub(crate) fn stop(self, deadline: Instant) -> DataDir {
         let left = |deadline: Instant| deadline.saturating_duration_since(Instant::now());
         let stopped = self.http.stop(left(deadline) / 2);
         if stopped.cut > 0 {
@@ -147,6 +149,7 @@ impl Running {
         }
         self.engine.controls().send(Control::Quit);
         drop(self.stoppers);
+        self.data_dir
     }
 }
 
