@@ -26,6 +26,8 @@ pub(crate) struct Batches {
 #[derive(Clone, Debug)]
 struct Sealed {
     batch: Arc<Batch>,
+    /// What `open_number` was while it grew.
+    number: u32,
     oldest_ms: u64,
 }
 
@@ -68,7 +70,7 @@ impl Batches {
             return;
         }
         let batch = Arc::new(self.open.freeze(self.sealed_upto, upto));
-        self.sealed.push_back(Sealed { batch, oldest_ms: self.open_oldest_ms });
+        self.sealed.push_back(Sealed { batch, number: self.open_number, oldest_ms: self.open_oldest_ms });
         self.sealed_upto = upto;
         self.open_number = self.open_number.checked_add(1).unwrap_or(1);
         self.open_oldest_ms = 0;
@@ -102,6 +104,20 @@ impl Batches {
     /// All batches that are frozen and not confirmed.
     pub(crate) fn frozen(&self) -> impl Iterator<Item = &Arc<Batch>> {
         self.in_flight.iter().chain(&self.sealed).map(|sealed| &sealed.batch)
+    }
+
+    /// Whether a counter's newest row, number `row` of batch `batch`, is still pending. `in_flight`
+    /// tells whether the batch in flight counts.
+    pub(crate) fn is_pending(&self, counter: u32, batch: u32, row: u32, in_flight: bool) -> bool {
+        if batch == self.open_number {
+            return (row as usize) < self.open.len() && self.open.row(row).counter == counter;
+        }
+        // The row is looked at as well, because numbers of batches repeat after 2^32 of them.
+        let holds = |sealed: &Sealed| {
+            let row = sealed.batch.rows().get(row as usize);
+            sealed.number == batch && row.is_some_and(|row| row.counter == counter)
+        };
+        self.in_flight.iter().filter(|_| in_flight).chain(&self.sealed).any(holds)
     }
 
     /// How many updates are pending, one per key of each batch.

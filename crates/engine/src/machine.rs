@@ -4,11 +4,13 @@
 //! before the journal has the increment; that is safe because nobody is shown them in between
 //! (the writer answers reads before it admits), and because a failed commit ends the process.
 
-use std::collections::HashMap;
+mod stored;
 
-use counter::{Applied, Decoder, Entry as Packed, Seq, Unit, UnitHeader};
+use std::collections::{HashMap, HashSet};
 
-use crate::batches::{Batches, UnitSums, flushed_of};
+use counter::{Decoder, Entry as Packed, Seq, Unit, UnitHeader};
+
+use crate::batches::Batches;
 use crate::counters::{Counters, Number};
 use crate::front::{Counted, Refusal};
 use crate::ids::{Ids, Known};
@@ -32,6 +34,9 @@ pub(crate) struct Machine {
     /// What a total has beyond 64 bits. Only increments of other instances can bring it there;
     /// the store then sets aside what doesn't fit.
     excess: HashMap<Number, i128>,
+    /// Counters that don't exist, though memory has an entry for them: nothing of them is pending,
+    /// and the store has no such key, because it set aside all that was meant for it.
+    absent: HashSet<Number>,
     ids: Ids,
     /// Increases when other instances were seen to have flushed; see `Freshness`.
     epoch: u32,
@@ -50,7 +55,9 @@ struct Undo {
     value: i64,
     row: u32,
     new_counter: bool,
-    new_row: bool,
+    was_absent: bool,
+    /// Where a row was opened for it: the batch and row that the counter remembered before.
+    row_before: Option<(u32, u32)>,
     /// `Some` for a plain increment: what the row's flag was.
     plain: Option<bool>,
 }
@@ -63,6 +70,7 @@ impl Machine {
             limits,
             counters: Counters::new(seed),
             excess: HashMap::new(),
+            absent: HashSet::new(),
             ids: Ids::new(limits.max_ids),
             epoch: 1,
             batches: Batches::default(),
@@ -132,78 +140,13 @@ impl Machine {
         }
     }
 
-    /// Takes over what the store says of some rows of the batch in flight; `epoch` is the one in
-    /// which it was applied. When all rows have been settled, [`settled`](Self::settled).
-    pub(crate) fn settle(
-        &mut self,
-        applied: &Applied,
-        units: &UnitSums,
-        rows: std::ops::Range<usize>,
-        epoch: u32,
-    ) {
-        let Some(batch) = self.batches.in_flight().cloned() else { return };
-        self.settling = true;
-        for at in rows {
-            let row = &batch.rows()[at];
-            let flushed = row.sum + units.of(at as u32);
-            let number = row.counter;
-            let pending = self.pending(number) - flushed;
-            let base = applied.totals.get(at).copied().flatten().unwrap_or(0);
-            let entry = self.counters.entry_mut(number);
-            entry.base = base;
-            entry.epoch = epoch;
-            self.set_total(number, i128::from(base) + pending);
-        }
-    }
-
-    /// The batch in flight is in the store, and all its rows are settled.
-    pub(crate) fn settled(&mut self) {
-        self.settling = false;
-        self.batches.confirmed();
-    }
-
-    /// A total as memory knows it, and the epoch in which the store was last heard of it.
+    /// A total as memory knows it, and the epoch in which the store was last heard of it. `None`
+    /// where memory doesn't hold the key, and where there is no such key as far as it knows.
     #[must_use]
     pub(crate) fn read(&self, key: &str) -> Option<(i64, u32)> {
         let number = self.counters.find(key, self.counters.hash(key))?;
         let entry = self.counters.entry(number);
-        Some((entry.total, entry.epoch))
-    }
-
-    /// Takes over what the store said of a key: `stored`, when the watermark was `watermark`,
-    /// asked in `epoch`. Returns the total, or `None` where the answer came too late to be put
-    /// together with what is pending: then ask again.
-    pub(crate) fn refresh(
-        &mut self,
-        key: &str,
-        stored: Option<i64>,
-        watermark: Seq,
-        epoch: u32,
-    ) -> Option<Option<i64>> {
-        let hash = self.counters.hash(key);
-        let Some(number) = self.counters.find(key, hash) else {
-            // Nothing of it is pending here, so the watermark doesn't matter.
-            if let Some(total) = stored.filter(|_| (self.counters.len() as u64) < self.limits.max_counters) {
-                self.counters.insert(key, hash, total, epoch);
-            }
-            return Some(stored);
-        };
-        if self.settling {
-            return None;
-        }
-        let base = stored.unwrap_or(0);
-        if watermark == self.batches.watermark() {
-            let pending = self.pending(number);
-            let entry = self.counters.entry_mut(number);
-            entry.base = base;
-            entry.epoch = epoch;
-            self.set_total(number, i128::from(base) + pending);
-            return Some(Some(self.counters.entry(number).total));
-        }
-        let in_flight = self.batches.in_flight().filter(|batch| batch.upto() == watermark)?;
-        // Committed, and on its way here: only the answer can be put together, without the batch.
-        let flushed = flushed_of(in_flight, key);
-        Some(Some(clamp(i128::from(base) + self.pending(number) - flushed)))
+        (!self.is_absent(number)).then_some((entry.total, entry.epoch))
     }
 
     /// Other instances were seen to have flushed: what memory holds may be old.
@@ -315,6 +258,7 @@ impl Machine {
         let has_row = entry.batch == *open_number
             && (entry.row as usize) < open.len()
             && open.row(entry.row).counter == counter;
+        let row_before = (!has_row).then_some((entry.batch, entry.row));
         if !has_row {
             entry.row = open.open_row(key, counter);
             entry.batch = *open_number;
@@ -324,7 +268,16 @@ impl Machine {
         if plain {
             open.add(row, value);
         }
-        Ok(Undo { counter, value, row, new_counter: found.is_none(), new_row: !has_row, plain: was_plain })
+        let was_absent = !self.absent.is_empty() && self.absent.remove(&counter);
+        Ok(Undo {
+            counter,
+            value,
+            row,
+            new_counter: found.is_none(),
+            was_absent,
+            row_before,
+            plain: was_plain,
+        })
     }
 
     #[cold]
@@ -359,9 +312,13 @@ impl Machine {
             if let Some(plain) = step.plain {
                 self.batches.open.take_back(step.row, step.value, plain);
             }
-            if step.new_row {
+            if let Some((batch, row)) = step.row_before {
                 self.batches.open.close_last_row();
-                self.counters.entry_mut(step.counter).batch = 0;
+                let entry = self.counters.entry_mut(step.counter);
+                (entry.batch, entry.row) = (batch, row);
+            }
+            if step.was_absent {
+                self.absent.insert(step.counter);
             }
             if step.new_counter {
                 self.counters.remove_last();

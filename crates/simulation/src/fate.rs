@@ -173,7 +173,7 @@ impl World {
             let asked: Vec<(usize, Option<i64>)> = self.read_all(at)?;
             for (key, shown) in asked {
                 let stored = lock(&self.common.server).db.counters.get(&self.model.keys[key]).copied();
-                if shown != stored && !self.emptied(key, shown, stored) {
+                if shown != stored {
                     return Err(format!(
                         "site {at} shows {shown:?} for key {key}; the store holds {stored:?}"
                     ));
@@ -181,13 +181,6 @@ impl World {
             }
         }
         Ok(())
-    }
-
-    /// A key of which everything was set aside stays in memory, with nothing in it.
-    fn emptied(&self, key: usize, shown: Option<i64>, stored: Option<i64>) -> bool {
-        let name = &self.model.keys[key];
-        let aside = || lock(&self.common.server).db.set_aside.iter().any(|aside| aside.key == *name);
-        shown == Some(0) && stored.is_none() && aside()
     }
 
     /// The totals in the store are the sums of what was acknowledged.
