@@ -70,6 +70,60 @@ fn postgres_a_key_that_a_constraint_refuses() {
     refused_key_is_set_aside(&home, &database, refuse);
 }
 
+/// The home of a server that is no owner of the tables, so that policies and permissions are for it.
+fn home_of_plain_user(postgres: &ThrowawayPostgres) -> Home {
+    let url = postgres.url("totals");
+    Home::new(Some(&url)).start().stop();
+    postgres.sql(
+        "totals",
+        "CREATE USER plain; GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO plain",
+    );
+    Home::new(Some(&url.replace("postgres@", "plain@"))).set("flush.interval", "50ms")
+}
+
+/// Its error has the code of a permission that lacks, and was tried again for ever.
+#[test]
+fn postgres_a_key_that_a_policy_refuses() {
+    let postgres = ThrowawayPostgres::start();
+    let home = home_of_plain_user(&postgres);
+    let database = Database::Postgres(&postgres, "totals");
+    let refuse = "ALTER TABLE counters ENABLE ROW LEVEL SECURITY;
+        CREATE POLICY everything ON counters USING (true);
+        CREATE POLICY no_bad_key ON counters AS RESTRICTIVE USING (true) WITH CHECK (key <> 'bad')";
+    refused_key_is_set_aside(&home, &database, refuse);
+}
+
+/// The other side of it: a permission that does lack is waited for.
+#[test]
+fn postgres_a_permission_that_lacks_sets_nothing_aside() {
+    let postgres = ThrowawayPostgres::start();
+    let home = home_of_plain_user(&postgres);
+    let database = Database::Postgres(&postgres, "totals");
+    let server = home.start();
+    let mut client = server.client();
+    client.increments([("signup", 1), ("visit", 1)]).unwrap().expect(202);
+    wait_until_flushed(&server);
+    database.execute("REVOKE INSERT ON counters FROM plain");
+    client.increments([("signup", 2), ("new", 2)]).unwrap().expect(202);
+    client.increment_once("an-id", "visit", 4).unwrap().expect(202);
+    let failures = server.metric("incrementer_flush_failures_total");
+    until("it was tried several times", || {
+        (server.metric("incrementer_flush_failures_total") >= failures + 3.0).then_some(())
+    });
+    let degraded = server.degraded().concat();
+    assert!(degraded.contains("permission denied") && degraded.contains("grant the user"), "{degraded}");
+    client.increment("signup", 8).unwrap().expect(202);
+    database.execute("GRANT INSERT ON counters TO plain");
+    wait_until_flushed(&server);
+    let totals: Vec<_> = database.totals().into_iter().collect();
+    assert_eq!(
+        totals,
+        [("new", 2), ("signup", 11), ("visit", 5)].map(|(key, total)| (key.to_owned(), total))
+    );
+    assert_eq!((database.set_aside().len(), server.metric("incrementer_set_aside_total")), (0, 0.0));
+    server.stop();
+}
+
 #[test]
 fn sqlite_a_key_that_a_trigger_refuses() {
     let home = Home::new(None).set("flush.interval", "50ms");

@@ -53,7 +53,7 @@ pub(crate) fn apply(link: &mut Link, claim: &Claim, batch: &Batch) -> Result<App
         Some(sums) => link.call(limit, async |session| move_and_add(session, claim, batch, sums).await),
         None => link.call(limit, async |session| transaction::apply(session, claim, batch).await),
     };
-    if let Err(Fault::Rows(_)) = applied {
+    if let Err(Fault::Rows(_) | Fault::Unclear { .. }) = applied {
         applied = link.call_in_steps(async |session| set_aside::apply(session, claim, batch).await);
     }
     match applied.map_err(StoreError::from)? {

@@ -4,7 +4,7 @@ use std::error::Error as _;
 use std::fmt::Write as _;
 
 use tokio_postgres::Error;
-use tokio_postgres::error::{DbError, SqlState};
+use tokio_postgres::error::{DbError, Severity, SqlState};
 
 use crate::StoreError;
 
@@ -19,6 +19,14 @@ pub(crate) enum Fault {
     NoDatabase(String),
     /// It belongs to the rows that were to be written, not to the server or the session.
     Rows(String),
+    /// Its code is used for both: a policy or a trigger that refuses one row, and a table that is
+    /// not as it should be. [`set_aside`](super::set_aside) finds out.
+    Unclear {
+        /// The server's own words.
+        said: String,
+        /// What to tell where it is not the rows.
+        otherwise: String,
+    },
 }
 
 impl From<Fault> for StoreError {
@@ -28,7 +36,9 @@ impl From<Fault> for StoreError {
             Fault::NoDatabase(text) => {
                 Self::Refused(format!("{text}; `incrementer migrate` makes the database where it is missing"))
             }
-            Fault::Refused(text) | Fault::Rows(text) => Self::Refused(text),
+            Fault::Refused(text) | Fault::Rows(text) | Fault::Unclear { otherwise: text, .. } => {
+                Self::Refused(text)
+            }
         }
     }
 }
@@ -62,25 +72,50 @@ fn from_answer(answer: &DbError) -> Fault {
             "PostgreSQL says: {text}; a pooler between it and incrementer has to keep a session for each connection"
         ));
     }
+    let away = |text: String| Fault::Away(format!("PostgreSQL says: {text}"));
+    // What a trigger of yours raises is believed: one that calls a row a deadlock has it tried again.
     match code.code().get(..2).unwrap_or_default() {
-        // The connection; transaction state and read-only servers; rollbacks, deadlocks;
-        // resources; locks; shutdown and start; the server's system calls; its inner errors. And
-        // 0A is what a table that was changed makes of a prepared statement.
-        "08" | "0A" | "25" | "40" | "53" | "55" | "57" | "58" | "XX" => {
-            Fault::Away(format!("PostgreSQL says: {text}"))
+        // The connection; read-only servers and the state of a transaction; rollbacks and deadlocks;
+        // resources; shutdown and start; the server's system calls; snapshots; its inner errors.
+        "08" | "25" | "40" | "53" | "57" | "58" | "72" | "XX" => away(text),
+        "55" if [SqlState::LOCK_NOT_AVAILABLE, SqlState::OBJECT_IN_USE].contains(code) => away(text),
+        // A database that lets nobody in at the moment. It ends the session, as no row can.
+        "0A" | "55" if matches!(answer.parsed_severity(), Some(Severity::Fatal | Severity::Panic)) => {
+            away(text)
         }
+        // What a table that was changed makes of a prepared statement. The text is translated, the
+        // name of the function in the server is not.
+        "0A" if answer.routine() == Some("RevalidateCachedQuery") => away(text),
         // Names, passwords, settings.
         "28" | "3D" | "F0" => Fault::Refused(format!("PostgreSQL doesn't let us in: {text}")),
-        "42" | "3F" if *code == SqlState::INSUFFICIENT_PRIVILEGE => Fault::Refused(format!(
-            "PostgreSQL doesn't permit it: {text}; grant the user what it lacks (owning the database is enough)"
-        )),
-        "42" | "3F" => Fault::Refused(format!(
+        class => from_writing(class, code, text),
+    }
+}
+
+/// What comes up where rows are written: values, constraints, limits, policies, and whatever
+/// triggers raise, in classes of their own too.
+fn from_writing(class: &str, code: &SqlState, text: String) -> Fault {
+    let otherwise = match class {
+        "42" if *code == SqlState::INSUFFICIENT_PRIVILEGE => format!(
+            "PostgreSQL doesn't permit it: {text}; grant the user what it lacks (owning the database is enough), or \
+             see to the policies of the table"
+        ),
+        "42" | "3F" => format!(
             "the schema is not as incrementer makes it: {text}; give incrementer a database of its own, or run \
              `incrementer migrate` where its tables are missing"
-        )),
-        // Values, constraints, limits, and whatever triggers raise, in classes of their own too.
-        _ => Fault::Rows(text),
-    }
+        ),
+        // A column that was added, which no row of ours fills; or a trigger that empties one of ours.
+        "23" if *code == SqlState::NOT_NULL_VIOLATION => format!(
+            "the schema is not as incrementer makes it: {text}; give the column a default, or drop it"
+        ),
+        // What the server can't do; roles; transactions in triggers; functions in other languages
+        // and how they are called; limits; objects not ready; foreign tables.
+        "0A" | "0L" | "0P" | "2D" | "38" | "39" | "54" | "55" | "HV" => format!(
+            "PostgreSQL can't write to the table: {text}; see to its triggers, and to whatever was changed about it"
+        ),
+        _ => return Fault::Rows(text),
+    };
+    Fault::Unclear { said: text, otherwise }
 }
 
 /// The server's own words.

@@ -1,7 +1,8 @@
 //! PostgreSQL.
 //!
 //! A [`link::Link`] keeps one session and bounds every call; `apply` is the one statement that
-//! most flushes are; `transaction` is the general case; `set_aside` finds refused rows.
+//! most flushes are; `transaction` is the general case; `set_aside` finds refused rows, and `probe`
+//! tells them from a table that takes none.
 
 mod apply;
 mod faults;
@@ -9,6 +10,7 @@ mod limits;
 mod link;
 mod load;
 mod prepare;
+mod probe;
 mod reader;
 mod session;
 mod set_aside;

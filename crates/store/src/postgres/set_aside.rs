@@ -6,6 +6,7 @@ use counter::{Applied, Batch, SetAside};
 
 use super::apply::Totals;
 use super::faults::Fault;
+use super::probe;
 use super::session::Session;
 use super::transaction::{add, by_intent, known_ids, move_watermark, rounds, write_ids};
 use crate::Claim;
@@ -30,7 +31,7 @@ const BEGIN: &str = "BEGIN; SET CONSTRAINTS ALL IMMEDIATE";
 /// `None`: the watermark was not at the batch's beginning, and nothing was written.
 pub(crate) async fn apply(session: &Session, claim: &Claim, batch: &Batch) -> Result<Option<Applied>, Fault> {
     let applied = attempt(session, claim, batch).await;
-    if matches!(applied, Ok(None) | Err(Fault::Rows(_) | Fault::Refused(_))) {
+    if matches!(applied, Ok(None) | Err(Fault::Rows(_) | Fault::Unclear { .. } | Fault::Refused(_))) {
         session
             .step(session.limits.step, async { Ok(session.client.batch_execute("ROLLBACK").await?) })
             .await?;
@@ -49,10 +50,9 @@ async fn attempt(session: &Session, claim: &Claim, batch: &Batch) -> Result<Opti
     }
 
     let ids = plan::first_of_each_id(batch);
-    let refused_ids = halve(session, ids.len(), async |range: Range<usize>| {
-        write_ids(session, claim, batch, &ids[range]).await
-    });
-    let refused_ids = refused_ids.await?;
+    let write_range = async |range: Range<usize>| write_ids(session, claim, batch, &ids[range]).await;
+    let probe = async |taken| probe::takes_ids(session, claim, batch, &ids, taken).await;
+    let refused_ids = halve(session, ids.len(), write_range, probe).await?;
     let mut known = session.step(limit, known_ids(session, claim, batch)).await?;
     for (at, reason) in refused_ids {
         known.insert(&batch.units()[ids[at] as usize].id, Known::Refused(reason));
@@ -63,13 +63,14 @@ async fn attempt(session: &Session, claim: &Claim, batch: &Batch) -> Result<Opti
 
     let (meant, _) = by_intent(batch, &plan);
     let mut totals = Totals::new(batch);
-    let refused = halve(session, meant.len(), async |range: Range<usize>| {
+    let add_range = async |range: Range<usize>| {
         for round in rounds(batch, &plan, &meant[range]) {
             add(session, &round, &mut totals).await?;
         }
         Ok(())
-    });
-    let refused = refused.await?;
+    };
+    let probe = async |taken| probe::takes_rows(session, batch, &plan, &meant, taken).await;
+    let refused = halve(session, meant.len(), add_range, probe).await?;
     // A statement that failed may have answered for some rows before.
     let mut totals = if refused.is_empty() { totals } else { Totals::new(batch) };
     for (at, reason) in refused {
@@ -88,12 +89,17 @@ async fn attempt(session: &Session, claim: &Claim, batch: &Batch) -> Result<Opti
 /// Has `attempt` write all of `0..count` in ascending order, in ranges under a savepoint each,
 /// halving those that are refused. Returns the single ones that are, with the server's reason.
 /// At most 2 × `count` attempts, and about 2 × log2(`count`) for one refused row.
+///
+/// Where it is [`Fault::Unclear`] whether a row was refused or the table takes none, `probe` has to
+/// show that the table takes rows, before the halving and once more after it: otherwise it ends in
+/// [`Fault::Refused`], and nothing is set aside. `probe` is told one of those that were taken.
 async fn halve(
     session: &Session,
     count: usize,
     mut attempt: impl AsyncFnMut(Range<usize>) -> Result<(), Fault>,
+    probe: impl AsyncFn(Option<usize>) -> Result<bool, Fault>,
 ) -> Result<Vec<(usize, String)>, Fault> {
-    let mut refused = Vec::new();
+    let (mut refused, mut taken, mut doubt) = (Vec::new(), None, None);
     let all = 0..count;
     let mut waiting = vec![all];
     while let Some(range) = waiting.pop() {
@@ -105,25 +111,43 @@ async fn halve(
             session.client.batch_execute("SAVEPOINT part").await?;
             let tried = attempt(range.clone()).await;
             let end = match tried {
-                Err(Fault::Rows(_)) => "ROLLBACK TO SAVEPOINT part; RELEASE SAVEPOINT part",
-                _ => "RELEASE SAVEPOINT part",
+                Ok(()) => "RELEASE SAVEPOINT part",
+                Err(Fault::Rows(_) | Fault::Unclear { .. }) => {
+                    "ROLLBACK TO SAVEPOINT part; RELEASE SAVEPOINT part"
+                }
+                Err(fault) => return Err(fault),
             };
-            if !matches!(tried, Err(Fault::Away(_) | Fault::Refused(_) | Fault::NoDatabase(_))) {
-                session.client.batch_execute(end).await?;
-            }
+            session.client.batch_execute(end).await?;
             Ok(tried)
         });
-        match tried.await? {
-            Err(Fault::Rows(reason)) if range.len() == 1 => refused.push((range.start, reason)),
-            Err(Fault::Rows(_)) => {
-                let middle = range.start + range.len() / 2;
-                waiting.push(middle..range.end);
-                waiting.push(range.start..middle);
+        let reason = match tried.await? {
+            Ok(()) => {
+                taken = Some(range.start);
+                continue;
             }
-            other => other?,
+            Err(Fault::Unclear { said, otherwise }) => {
+                if doubt.is_none() && !probe(taken).await? {
+                    return Err(Fault::Refused(otherwise));
+                }
+                doubt.get_or_insert(otherwise);
+                said
+            }
+            Err(Fault::Rows(reason)) => reason,
+            Err(fault) => return Err(fault),
+        };
+        if range.len() == 1 {
+            refused.push((range.start, reason));
+        } else {
+            let middle = range.start + range.len() / 2;
+            waiting.push(middle..range.end);
+            waiting.push(range.start..middle);
         }
     }
-    Ok(refused)
+    match doubt {
+        // Somebody may have changed the table or its policies in the middle of it.
+        Some(otherwise) if !probe(taken).await? => Err(Fault::Refused(otherwise)),
+        _ => Ok(refused),
+    }
 }
 
 /// Writes what was set aside.

@@ -14,7 +14,7 @@ use crate::plan::{self, Known, Plan};
 const MOVE: &str =
     "UPDATE journals SET seq = $4, flushed_at = now() WHERE id = $1 AND owner = $2 AND seq = $3";
 
-const ADD: &str = "
+pub(crate) const ADD: &str = "
     INSERT INTO counters (key, value)
     SELECT sums.key, sums.value FROM unnest($1::text[], $2::bigint[]) AS sums (key, value)
     ON CONFLICT (key) DO UPDATE SET value = counters.value + excluded.value
@@ -31,10 +31,10 @@ const KNOWN_IDS: &str = "
       FROM idempotency_keys WHERE id = ANY ($1::text[])";
 
 /// `None`: the watermark was not at the batch's beginning, and nothing was written. After
-/// [`Fault::Rows`] nothing was written either, and the session is ready for the next transaction.
+/// [`Fault::Rows`] or [`Fault::Unclear`] nothing was written either, and the session is ready for the next transaction.
 pub(crate) async fn apply(session: &Session, claim: &Claim, batch: &Batch) -> Result<Option<Applied>, Fault> {
     let applied = attempt(session, claim, batch).await;
-    if matches!(applied, Ok(None) | Err(Fault::Rows(_) | Fault::Refused(_))) {
+    if matches!(applied, Ok(None) | Err(Fault::Rows(_) | Fault::Unclear { .. } | Fault::Refused(_))) {
         session.client.batch_execute("ROLLBACK").await?;
     }
     applied
@@ -106,14 +106,25 @@ pub(crate) async fn write_ids(
     if units.is_empty() {
         return Ok(());
     }
-    let units = units.iter().map(|&unit| &batch.units()[unit as usize]);
-    let ids: Vec<&str> = units.clone().map(|unit| &*unit.id).collect();
+    let ids: Vec<_> = units.iter().map(|&unit| (&*batch.units()[unit as usize].id, unit)).collect();
+    insert_ids(session, claim, batch, &ids).await?;
+    Ok(())
+}
+
+/// Writes these ids as those of these units; how many were not there yet.
+pub(crate) async fn insert_ids(
+    session: &Session,
+    claim: &Claim,
+    batch: &Batch,
+    ids: &[(&str, u32)],
+) -> Result<u64, Fault> {
+    let units = ids.iter().map(|&(_, unit)| &batch.units()[unit as usize]);
+    let ids: Vec<&str> = ids.iter().map(|&(id, _)| id).collect();
     let fingerprints: Vec<&[u8]> = units.clone().map(|unit| &unit.fingerprint[..]).collect();
     let accepted_ms: Vec<i64> = units.map(|unit| plan::date_ms(unit.accepted_ms)).collect();
     let statement = session.statement(WRITE_IDS).await?;
     let (journal, seq) = (claim.journal.to_string(), batch.upto().as_i64());
-    session.client.execute(&statement, &[&ids, &fingerprints, &accepted_ms, &journal, &seq]).await?;
-    Ok(())
+    Ok(session.client.execute(&statement, &[&ids, &fingerprints, &accepted_ms, &journal, &seq]).await?)
 }
 
 /// What the store holds under the ids of the batch.
