@@ -46,7 +46,14 @@ fn main() -> Result<(), Box<dyn Error>> {
     let binding = Binding::bind(address, workers)?;
     let server = http_front::serve(
         binding,
-        Options::default(),
+        Options {
+            event_loop: if std::env::args().nth(3).as_deref() == Some("epoll") {
+                http_front::EventLoop::Epoll
+            } else {
+                http_front::EventLoop::Auto
+            },
+            ..Options::default()
+        },
         |_| (Noop, None),
         Arc::new(Noop),
         |exit| {

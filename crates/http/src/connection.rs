@@ -71,10 +71,10 @@ pub(crate) async fn serve<S>(
         if let Poll::Ready(result) = polled {
             return Poll::Ready(End::Done(result));
         }
-        if let Poll::Ready(Err(error)) = socket.borrow_mut().poll_send(cx) {
-            return Poll::Ready(End::Failed(error));
+        match socket.borrow_mut().send(cx) {
+            Ok(()) => Poll::Pending,
+            Err(error) => Poll::Ready(End::Failed(error)),
         }
-        Poll::Pending
     })
     .await;
     drop(connection);

@@ -1,10 +1,13 @@
 //! The socket under a connection: it collects answers and sends them in as few writes as it can.
 //!
-//! hyper flushes after every answer. Here a flush only leaves the bytes in `out`; whoever drives
+//! hyper flushes after every answer. Here a flush only leaves the bytes lined up; whoever drives
 //! the connection sends them after each poll, when hyper has answered everything that had
 //! arrived. Sixteen pipelined requests so cost one write, and no answer waits for a request that
 //! is still on its way (hyper's own `pipeline_flush` holds answers back, without bound, as long
 //! as a part of a next request lies in its buffer, and loses them when it closes then).
+//!
+//! There are two ways to the kernel: a [`ring`](crate::ring), where the system lets us, and the
+//! calls that [tokio's epoll](crate::polled) announces.
 
 use std::cell::RefCell;
 use std::io;
@@ -13,10 +16,10 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use hyper::rt::{Read, ReadBufCursor, Write};
-use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::TcpStream;
 
+use crate::polled::Polled;
+use crate::ring::{Handle, Ring};
 use crate::watch::Watch;
 
 /// With so many bytes unsent nothing more is read: a client that doesn't take its answers gets
@@ -24,80 +27,100 @@ use crate::watch::Watch;
 const HIGH_WATER_BYTES: usize = 64 << 10;
 
 /// A socket, and what is still to be sent on it.
-#[derive(Debug)]
 pub(crate) struct Socket {
-    stream: TokioIo<TcpStream>,
-    out: Vec<u8>,
-    sent: usize,
+    way: Way,
     watch: Rc<Watch>,
 }
 
+enum Way {
+    Polled(Polled),
+    Ring(Handle),
+}
+
 impl Socket {
-    pub(crate) fn new(stream: TcpStream, watch: Rc<Watch>) -> Self {
-        Self { stream: TokioIo::new(stream), out: Vec::new(), sent: 0, watch }
+    /// On the worker's ring, if it has one.
+    ///
+    /// # Errors
+    /// The socket can't be moved to the ring.
+    pub(crate) fn new(stream: TcpStream, ring: Option<&Rc<Ring>>, watch: Rc<Watch>) -> io::Result<Self> {
+        let way = match ring {
+            Some(ring) => Way::Ring(ring.add(stream.into_std()?, Rc::clone(&watch))?),
+            None => Way::Polled(Polled::new(stream, Rc::clone(&watch))),
+        };
+        Ok(Self { way, watch })
     }
 
-    /// Lines `bytes` up for [`Socket::poll_send`].
-    pub(crate) fn push(&mut self, bytes: &[u8]) {
-        self.out.extend_from_slice(bytes);
-    }
-
-    /// Sends what is lined up.
+    /// Lines `bytes` up to be sent.
     #[inline]
-    pub(crate) fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.out.is_empty() {
-            return Poll::Ready(Ok(()));
+    pub(crate) fn push(&mut self, bytes: &[u8]) {
+        match &mut self.way {
+            Way::Polled(polled) => polled.push(bytes),
+            Way::Ring(handle) => handle.push(bytes),
         }
-        while self.sent < self.out.len() {
-            match Pin::new(&mut self.stream).poll_write(cx, &self.out[self.sent..]) {
-                Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                Poll::Ready(Ok(bytes)) => {
-                    self.sent += bytes;
-                    self.watch.set_blocked(false);
-                }
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-                Poll::Pending => {
-                    self.watch.set_blocked(true);
-                    return Poll::Pending;
-                }
-            }
+    }
+
+    /// Has what is lined up sent as far as the client takes it now. The rest follows by itself on
+    /// a ring, and with the next call elsewhere, for which the task is woken.
+    ///
+    /// # Errors
+    /// The connection is broken.
+    #[inline]
+    pub(crate) fn send(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        match &mut self.way {
+            Way::Polled(polled) => match polled.poll_send(cx) {
+                Poll::Ready(Err(error)) => Err(error),
+                _ => Ok(()),
+            },
+            Way::Ring(handle) => handle.send(),
         }
-        self.sent = 0;
-        self.out.clear();
-        if self.out.capacity() > HIGH_WATER_BYTES {
-            self.out = Vec::new();
+    }
+
+    /// Sends what is lined up; ready when the kernel has all of it.
+    fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.way {
+            Way::Polled(polled) => polled.poll_send(cx),
+            Way::Ring(handle) => handle.poll_sent(cx),
         }
-        Poll::Ready(Ok(()))
     }
 
     /// Sends what is lined up, then says that nothing more will come.
     pub(crate) fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.poll_send(cx))?;
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        ready!(self.poll_sent(cx))?;
+        match &mut self.way {
+            Way::Polled(polled) => polled.poll_shutdown(cx),
+            Way::Ring(handle) => Poll::Ready(handle.shutdown()),
+        }
     }
 
-    /// Reads and throws away; `Ready` at the end of the stream or after an error.
+    /// Reads and throws away; ready at the end of the stream or after an error.
     pub(crate) fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let mut bytes = [0; 4096];
         // So many rounds, then the other connections have their turn.
         for _ in 0..16 {
-            let mut buffer = ReadBuf::new(&mut bytes);
-            match ready!(Pin::new(self.stream.inner_mut()).poll_read(cx, &mut buffer)) {
-                Ok(()) if !buffer.filled().is_empty() => {}
-                _ => return Poll::Ready(()),
+            let ended = match &mut self.way {
+                Way::Polled(polled) => ready!(polled.poll_discard(cx)),
+                Way::Ring(handle) => ready!(handle.poll_discard(cx)),
+            };
+            if ended.unwrap_or(true) {
+                return Poll::Ready(());
             }
         }
         cx.waker().wake_by_ref();
         Poll::Pending
     }
 
-    fn unsent(&self) -> usize {
-        self.out.len() - self.sent
+    /// Whether as much is unsent as may be.
+    #[inline]
+    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let unsent = match &self.way {
+            Way::Polled(polled) => polled.unsent(),
+            Way::Ring(handle) => handle.unsent(),
+        };
+        if unsent < HIGH_WATER_BYTES { Poll::Ready(Ok(())) } else { self.poll_sent(cx) }
     }
 }
 
 /// hyper's side of a [`Socket`].
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Io(pub(crate) Rc<RefCell<Socket>>);
 
 impl Read for Io {
@@ -105,13 +128,14 @@ impl Read for Io {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-        buffer: ReadBufCursor<'_>,
+        mut buffer: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
         let mut socket = self.0.borrow_mut();
-        if socket.unsent() >= HIGH_WATER_BYTES {
-            ready!(socket.poll_send(cx))?;
-        }
-        ready!(Pin::new(&mut socket.stream).poll_read(cx, buffer))?;
+        ready!(socket.poll_room(cx))?;
+        ready!(match &mut socket.way {
+            Way::Polled(polled) => polled.poll_read(cx, buffer),
+            Way::Ring(handle) => handle.poll_read(cx, &mut buffer),
+        })?;
         socket.watch.bytes_came();
         Poll::Ready(Ok(()))
     }
@@ -121,9 +145,7 @@ impl Write for Io {
     #[inline]
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let mut socket = self.0.borrow_mut();
-        if socket.unsent() >= HIGH_WATER_BYTES {
-            ready!(socket.poll_send(cx))?;
-        }
+        ready!(socket.poll_room(cx))?;
         socket.push(bytes);
         Poll::Ready(Ok(bytes.len()))
     }

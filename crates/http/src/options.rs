@@ -1,6 +1,43 @@
 //! What an operator may set.
 
+use std::fmt;
+use std::str::FromStr;
 use std::time::Duration;
+
+/// How a worker talks to the kernel about its connections.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EventLoop {
+    /// io_uring where the system lets us, epoll elsewhere.
+    #[default]
+    Auto,
+    /// io_uring, or no start.
+    IoUring,
+    /// epoll.
+    Epoll,
+}
+
+impl fmt::Display for EventLoop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::IoUring => "io_uring",
+            Self::Epoll => "epoll",
+        })
+    }
+}
+
+impl FromStr for EventLoop {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "io_uring" => Ok(Self::IoUring),
+            "epoll" => Ok(Self::Epoll),
+            _ => Err(format!("{text:?} is none of auto, io_uring and epoll")),
+        }
+    }
+}
 
 /// Limits of the front door. [`Options::default`] is what a server should run with.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +63,8 @@ pub struct Options {
     /// How many connections may be open at once, over all workers. One more is answered 503 and
     /// closed.
     pub max_connections: usize,
+    /// How a worker talks to the kernel.
+    pub event_loop: EventLoop,
 }
 
 impl Default for Options {
@@ -40,6 +79,7 @@ impl Default for Options {
             idle_timeout: Duration::from_secs(75),
             write_timeout: Duration::from_secs(30),
             max_connections: 20_000,
+            event_loop: EventLoop::Auto,
         }
     }
 }

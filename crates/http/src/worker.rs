@@ -14,14 +14,16 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, watch as signal};
 use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::{Interval, MissedTickBehavior, interval, sleep, sleep_until};
-use tracing::{error, warn};
+use tracing::{debug, error, warn};
 
 use crate::body::Budget;
 use crate::io::Socket;
+use crate::options::EventLoop;
+use crate::ring::{self, Ring};
 use crate::server::panic_text;
 use crate::service::{Worker, handle};
 use crate::stats::Stats;
-use crate::watch::Watchdog;
+use crate::watch::{Watch, Watchdog};
 use crate::{Driver, Options, Telemetry, connection, problem};
 
 /// How many connections over the limit are being turned away with patience, for each worker. Any
@@ -29,6 +31,11 @@ use crate::{Driver, Options, Telemetry, connection, problem};
 const MAX_REFUSING: usize = 256;
 /// How long to wait after an accept that failed for want of something.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// After so many polls of tasks, tokio looks at epoll even if more tasks wait. That only brings
+/// new connections and timers, so it needn't be often.
+const EVENT_INTERVAL: u32 = 256;
+const NO_RING: &str = "io_uring can't be used here";
 
 /// What a worker gets from the thread that starts it.
 pub(crate) struct Seat {
@@ -49,9 +56,22 @@ pub(crate) fn run<F: Front>(
     seat: Seat,
     make: &dyn Fn(usize) -> (F, Option<Driver>),
 ) -> Result<usize, String> {
+    let ring = match seat.options.event_loop {
+        EventLoop::Epoll => None,
+        EventLoop::IoUring => Some(
+            Ring::install()
+                .map_err(|error| format!("{NO_RING}: {error}; set http.event_loop to auto or epoll"))?,
+        ),
+        EventLoop::Auto => {
+            Ring::install().inspect_err(|error| debug!(%error, "{NO_RING}; it does with epoll")).ok()
+        }
+    };
+    let _uninstalled_last = Uninstall;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .enable_time()
+        .on_thread_park(ring::turn)
+        .event_interval(EVENT_INTERVAL)
         .build_local(tokio::runtime::LocalOptions::default())
         .map_err(|error| format!("its event loop could not be made: {error}"))?;
     runtime.block_on(async {
@@ -67,12 +87,23 @@ pub(crate) fn run<F: Front>(
             budget: seat.budget,
             spare_entries: RefCell::default(),
         });
-        Loop::new(worker, driver.map(spawn_local)).run(listener, seat.stop).await
+        Loop::new(worker, ring, driver.map(spawn_local)).run(listener, seat.stop).await
     })
+}
+
+/// Takes the ring from the thread after the runtime, and with it every connection, is gone.
+struct Uninstall;
+
+impl Drop for Uninstall {
+    fn drop(&mut self) {
+        Ring::uninstall();
+    }
 }
 
 struct Loop<F> {
     worker: Rc<Worker<F>>,
+    ring: Option<Rc<Ring>>,
+    ring_watch: Option<JoinHandle<io::Error>>,
     driver: Option<JoinHandle<()>>,
     builder: Rc<http1::Builder>,
     serving: Rc<Group>,
@@ -89,7 +120,7 @@ struct Group {
 }
 
 impl<F: Front> Loop<F> {
-    fn new(worker: Rc<Worker<F>>, driver: Option<JoinHandle<()>>) -> Self {
+    fn new(worker: Rc<Worker<F>>, ring: Option<Rc<Ring>>, driver: Option<JoinHandle<()>>) -> Self {
         let mut ticks = interval(worker.options.tick());
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let group = || {
@@ -100,6 +131,8 @@ impl<F: Front> Loop<F> {
             builder: Rc::new(connection::builder(worker.options.header_max_bytes)),
             serving: group(),
             refusing: group(),
+            ring_watch: ring.clone().map(|ring| spawn_local(ring.watch())),
+            ring,
             driver,
             ticks,
             accept_failing: false,
@@ -118,6 +151,7 @@ impl<F: Front> Loop<F> {
                 deadline = asked(&mut stop) => break deadline,
                 _ = self.ticks.tick() => self.look(),
                 failure = driver_failure(&mut self.driver) => return Err(failure),
+                failure = ring_failure(&mut self.ring_watch) => return Err(failure),
                 // What it shared with other connections may be left in the middle of a change.
                 () = self.serving.panicked.notified() => return Err("a connection's task panicked".to_owned()),
                 () = self.refusing.panicked.notified() => return Err("a connection's task panicked".to_owned()),
@@ -154,12 +188,12 @@ impl<F: Front> Loop<F> {
         }
         worker.stats.count_accepted(worker.index);
         let (number, watch) = self.serving.watchdog.add();
-        let socket = Rc::new(RefCell::new(Socket::new(stream, Rc::clone(&watch))));
         let place = Place {
             group: Rc::clone(&self.serving),
             number,
             counted_by: Some((Arc::clone(&worker.stats), worker.index)),
         };
+        let Some(socket) = self.socket(stream, &watch) else { return };
         let builder = Rc::clone(&self.builder);
         let (worker, seen) = (Rc::clone(worker), Rc::clone(&watch));
         let service = service_fn(move |request| handle(Rc::clone(&worker), Rc::clone(&seen), request));
@@ -174,12 +208,20 @@ impl<F: Front> Loop<F> {
             return;
         }
         let (number, watch) = self.refusing.watchdog.add();
-        let socket = Rc::new(RefCell::new(Socket::new(stream, Rc::clone(&watch))));
         let place = Place { group: Rc::clone(&self.refusing), number, counted_by: None };
+        let Some(socket) = self.socket(stream, &watch) else { return };
         spawn_local(async move {
             let _place = place;
             connection::refuse(socket, watch, problem::CROWDED).await;
         });
+    }
+
+    /// `None` where the connection is lost: its socket couldn't be set up.
+    fn socket(&self, stream: TcpStream, watch: &Rc<Watch>) -> Option<Rc<RefCell<Socket>>> {
+        Socket::new(stream, self.ring.as_ref(), Rc::clone(watch))
+            .inspect_err(|error| debug!(%error, "A connection's socket could not be set up"))
+            .ok()
+            .map(|socket| Rc::new(RefCell::new(socket)))
     }
 
     fn look(&self) {
@@ -205,6 +247,7 @@ impl<F: Front> Loop<F> {
                 () = group.ended.notified() => {}
                 _ = self.ticks.tick() => self.look(),
                 failure = driver_failure(&mut self.driver) => return Err(failure),
+                failure = ring_failure(&mut self.ring_watch) => return Err(failure),
                 // What it shared with other connections may be left in the middle of a change.
                 () = self.serving.panicked.notified() => return Err("a connection's task panicked".to_owned()),
                 () = self.refusing.panicked.notified() => return Err("a connection's task panicked".to_owned()),
@@ -257,6 +300,17 @@ async fn driver_failure(driver: &mut Option<JoinHandle<()>>) -> String {
         }
     }
     std::future::pending().await
+}
+
+/// Resolves when the ring has failed.
+async fn ring_failure(watch: &mut Option<JoinHandle<io::Error>>) -> String {
+    let Some(task) = watch else { return std::future::pending().await };
+    let ended = task.await;
+    *watch = None;
+    ended.map_or_else(
+        |_| "its io_uring's task panicked".to_owned(),
+        |error| format!("its io_uring failed: {error}"),
+    )
 }
 
 async fn now_or_never<T>(future: impl Future<Output = T>) -> Option<T> {

@@ -258,6 +258,7 @@ fn serve(
         head_timeout: settings.http.header_timeout,
         body_timeout: settings.http.body_timeout,
         max_connections: settings.http.max_connections,
+        event_loop: settings.http.event_loop,
         ..Options::default()
     };
     let fronts = engine.clone();

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use counter::{Decoder, Entries, Entry, Fingerprint};
 use engine::{Counted, Front, Page, PageRequest, Refusal};
-use http_front::{Binding, Options, Readiness, Server, Telemetry};
+use http_front::{Binding, EventLoop, Options, Readiness, Server, Telemetry};
 use tokio::sync::Semaphore;
 
 pub use client::*;
@@ -157,7 +157,12 @@ pub fn start() -> Running {
     start_with(Options::default())
 }
 
+/// With the event loop that `INCREMENTER_TEST_EVENT_LOOP` names; `scripts/test` runs all once more
+/// with epoll.
 pub fn start_with(options: Options) -> Running {
+    let event_loop =
+        std::env::var("INCREMENTER_TEST_EVENT_LOOP").map_or(EventLoop::IoUring, |name| name.parse().unwrap());
+    let options = Options { event_loop, ..options };
     let front = Memory::default();
     let binding = Binding::bind(loopback(), workers(2)).expect("a free port");
     let address = binding.local_addr();

@@ -63,6 +63,7 @@ pub(crate) struct Read {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Http {
     pub(crate) workers: usize,
+    pub(crate) event_loop: http_front::EventLoop,
     pub(crate) max_connections: usize,
     pub(crate) max_body_bytes: usize,
     pub(crate) max_bulk_body_bytes: usize,

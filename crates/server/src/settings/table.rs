@@ -277,6 +277,20 @@ pub(crate) static TABLE: &[Setting] = &[
         show: |s| s.http.workers.to_string(),
     },
     Setting {
+        name: "http.event_loop",
+        value_name: "WAY",
+        bare: false,
+        reach: Reach::Serve,
+        default: Default::Fixed("auto"),
+        doc: "How the HTTP workers talk to the kernel: io_uring, epoll, or auto, which takes io_uring \
+            where the system lets it (Linux 6.1 or newer; most containers don't) and epoll elsewhere.",
+        set: |s, text| {
+            s.http.event_loop = text.parse()?;
+            Ok(())
+        },
+        show: |s| s.http.event_loop.to_string(),
+    },
+    Setting {
         name: "http.max_connections",
         value_name: "COUNT",
         bare: true,

@@ -17,6 +17,7 @@ const EXAMPLES: &[(&str, [&str; 3], &str)] = &[
     ("journal.segment_bytes", ["64KiB", "1MiB", "2MiB"], "63KiB"),
     ("read.max_age", ["0ms", "1s", "2m"], "5"),
     ("http.workers", ["1", "1024", "77"], "0"),
+    ("http.event_loop", ["io_uring", "auto", "epoll"], "kqueue"),
     ("http.max_connections", ["1", "1000000", "7"], "many"),
     ("http.max_body_bytes", ["1KiB", "2MiB", "1GiB"], "1B"),
     ("http.max_bulk_body_bytes", ["1KiB", "2MiB", "1GiB"], "2GiB"),
