@@ -3,6 +3,7 @@
 use counter::{OwnerId, Seq, StoreId};
 use journal::{Disk, Fatal, Identity, Journal, OpenError};
 
+use crate::clock::Now;
 use crate::machine::{Limits, Machine};
 use crate::writer::{Policy, Writer};
 
@@ -68,12 +69,12 @@ impl<D: Disk> Starting<D> {
         self.journal.set_store(store)
     }
 
-    /// Remembers, durably, that `owner` is about to take the journal over from `before`.
+    /// Remembers, durably, that `owner` is about to take the journal over from `seen`.
     ///
     /// # Errors
     /// See [`Fatal`].
-    pub fn set_owner(&mut self, owner: OwnerId, before: Option<OwnerId>) -> Result<(), Fatal> {
-        self.journal.set_owner(owner, before)
+    pub fn set_owner(&mut self, owner: OwnerId, seen: Option<OwnerId>) -> Result<(), Fatal> {
+        self.journal.set_owner(owner, seen)
     }
 
     /// Begins a new journal for another store; nothing may be pending.
@@ -98,11 +99,11 @@ impl<D: Disk> Starting<D> {
     }
 
     /// Replays what the store doesn't have: the records after `watermark`, which belongs to the
-    /// totals that were loaded. Returns the writer and how many records were replayed.
+    /// totals that were loaded. Returns the writer and how many records were replayed; it is `now`.
     ///
     /// # Errors
     /// See [`OpenError`].
-    pub fn replay(mut self, watermark: Seq) -> Result<(Writer<D>, u64), OpenError> {
+    pub fn replay(mut self, watermark: Seq, now: Now) -> Result<(Writer<D>, u64), OpenError> {
         let Self { machine, journal, .. } = &mut self;
         machine.loaded(watermark);
         let mut records = 0;
@@ -111,7 +112,7 @@ impl<D: Disk> Starting<D> {
             records += 1;
             Ok(())
         })?;
-        self.journal.trim(watermark);
+        self.journal.resume(watermark, now.elapsed_ms(), now.unix_ms);
         Ok((Writer::new(self.machine, self.journal, self.policy), records))
     }
 }

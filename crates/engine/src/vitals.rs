@@ -26,6 +26,8 @@ pub struct Vitals {
     pub counters: AtomicU64,
     /// Bytes on disk of segments that hold what the store doesn't have yet.
     pub journal_bytes: AtomicU64,
+    /// Bytes on disk of segments that the store has wholly.
+    pub journal_kept_bytes: AtomicU64,
     /// Seq of the newest record.
     pub last_seq: AtomicU64,
     /// Seq of the newest durable record.

@@ -128,7 +128,7 @@ impl<D: Disk> Writer<D> {
         for control in controls {
             self.obey(control, freshness, now);
         }
-        self.settle();
+        self.settle(now);
         let taken = scratch.take(lanes);
         self.read(scratch, freshness, now);
         self.count(scratch, lanes, vitals, now)?;
@@ -199,7 +199,7 @@ impl<D: Disk> Writer<D> {
         Some((total, freshness.is_fresh(epoch, now.elapsed_ms())))
     }
 
-    fn settle(&mut self) {
+    fn settle(&mut self, now: Now) {
         let Some(settling) = &mut self.settling else { return };
         let rows = self.machine.batches.in_flight().map_or(0, |batch| batch.rows().len());
         let upto = (settling.next_row + SETTLE_ROWS).min(rows);
@@ -208,7 +208,7 @@ impl<D: Disk> Writer<D> {
         if upto == rows {
             self.settling = None;
             self.machine.settled();
-            self.journal.trim(self.machine.batches.watermark());
+            self.journal.trim(self.machine.batches.watermark(), now.elapsed_ms());
             self.mark_due = true;
         }
     }
@@ -386,6 +386,7 @@ impl<D: Disk> Writer<D> {
         vitals.oldest_pending_ms.store(self.machine.batches.oldest_ms().unwrap_or(0), Relaxed);
         vitals.counters.store(self.machine.counters() as u64, Relaxed);
         vitals.journal_bytes.store(self.journal.bytes(), Relaxed);
+        vitals.journal_kept_bytes.store(self.journal.kept_bytes(), Relaxed);
         vitals.last_seq.store(self.journal.last().0, Relaxed);
         vitals.commits.store(self.commits, Relaxed);
         vitals.durable_seq.store(self.journal.durable().0, Relaxed);

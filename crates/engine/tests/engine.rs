@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use counter::{Applied, Batch, Entries, Seq, StoreId};
 use engine::{
-    Ack, Control, Engine, EngineFront, Front, Limits, Lookup, Page, PageRequest, Policy, Refusal, Starting,
-    SystemClock,
+    Ack, Clock, Control, Engine, EngineFront, Front, Limits, Lookup, Page, PageRequest, Policy, Refusal,
+    Starting, SystemClock,
 };
 use journal::{Fatal, Journal, Options, RealDisk};
 use tokio::sync::oneshot;
@@ -69,7 +69,7 @@ fn start(dir: &Path, policy: Policy, max_segments: u64, table: &Table) -> Runnin
     for (key, total) in &table.totals {
         starting.load(key, *total).unwrap();
     }
-    let (writer, _) = starting.replay(table.watermark).unwrap();
+    let (writer, _) = starting.replay(table.watermark, SystemClock::start().now()).unwrap();
     let engine = Engine::new(2, journal::max_payload_bytes(SEGMENT), Duration::from_secs(3600));
     engine.set_lookup(Arc::new(NoLookup));
     let (to_flush, batches) = channel();

@@ -5,6 +5,7 @@ use engine::{Disk, Fatal, Freshness, Now, OpenError, Starting, Writer};
 use store::{Claim, ClaimError, LoadError, Standing, Store, StoreError, StoreReader};
 
 use crate::backoff::{Backoff, Wait};
+use crate::own::Own;
 
 /// Why a start was refused. Nothing was changed, but for the database being made and migrated.
 #[derive(Debug, thiserror::Error)]
@@ -69,12 +70,14 @@ pub enum StartError {
     /// The store lost what had been applied, and the journal no longer has it.
     #[error(
         "the store holds journal {journal} up to seq {watermark}, but the data directory begins at seq \
-         {first_kept}: seq {} to {} were applied once and are lost in the store (a failover or a restore lost \
-         its last commits). Ways out: bring back a newer copy of the store; or accept the loss and name an \
-         empty data directory with --data-dir, after moving what is pending: `incrementer journal inspect` \
-         shows it",
-        .watermark.0 + 1,
-        .first_kept.0 - 1
+         {first_kept}: seq {from} to {upto} were applied once and are lost in the store (a failover or a \
+         restore lost its last commits). Ways out: bring back a newer copy of the store; or accept that these \
+         are lost and let the store go on after them: UPDATE journals SET seq = {upto} WHERE id = '{journal}' \
+         and start again, which applies what the data directory still has; or name an empty one with \
+         --data-dir, and what this one has stays in it: `incrementer journal inspect` shows it. For the next \
+         time: the setting journal.keep keeps what was applied, so that it can be applied again",
+        from = .watermark.0 + 1,
+        upto = .first_kept.0 - 1
     )]
     StoreForgot {
         /// The journal.
@@ -92,7 +95,7 @@ pub struct Started<D: Disk> {
     /// To be run.
     pub writer: Writer<D>,
     /// What the flusher writes as.
-    pub claim: Claim,
+    pub own: Own,
     /// The watermarks of the other journals when the totals were loaded.
     pub others: Vec<(JournalId, Seq)>,
     /// How many records were replayed.
@@ -127,8 +130,7 @@ pub fn bring_up<D: Disk>(
         let standing = waiting.until(&mut || store.standing(journal))?;
         check_place(&starting, standing)?;
         check_owner(&starting, standing)?;
-        let before = owner_before(&starting, owner, standing);
-        starting.set_owner(owner, before)?;
+        starting.set_owner(owner, standing.map(|standing| standing.owner))?;
         match store.claim(&claim, standing) {
             Ok(()) => break,
             Err(ClaimError::Moved) => {}
@@ -156,8 +158,10 @@ pub fn bring_up<D: Disk>(
     };
     // From the claim on nobody else moves the watermark, so this only fails where somebody does.
     check_place(&starting, Some(Standing { owner, watermark }))?;
-    let (writer, replayed) = starting.replay(watermark)?;
-    Ok(Started { writer, claim, others, replayed, loaded })
+    let former = starting.identity().owners.iter().map(|known| known.id).filter(|known| *known != owner);
+    let own = Own::new(claim, former.collect());
+    let (writer, replayed) = starting.replay(watermark, now())?;
+    Ok(Started { writer, own, others, replayed, loaded })
 }
 
 /// Sees to it that the journal belongs to store `id`.
@@ -203,30 +207,15 @@ fn check_place<D: Disk>(starting: &Starting<D>, standing: Option<Standing>) -> R
 }
 
 /// Whether all that the store holds of the journal came from this data directory. Where another
-/// start has taken the journal over and not flushed since, it can be taken back.
+/// one has taken the journal over and not flushed since, it can be taken back.
 fn check_owner<D: Disk>(starting: &Starting<D>, standing: Option<Standing>) -> Result<(), StartError> {
     let Some(Standing { owner, watermark }) = standing else { return Ok(()) };
     let identity = starting.identity();
-    let is_ours = [identity.owner, identity.owner_before].contains(&Some(owner));
+    let is_ours = identity.reach_of(owner).is_some_and(|reach| watermark <= reach);
     if is_ours || watermark <= starting.applied() {
         return Ok(());
     }
     Err(StartError::OtherOwner { journal: identity.journal, watermark, applied: starting.applied() })
-}
-
-/// Who is to be remembered as the owner before this start. Never one of another directory, from
-/// which the journal is taken back: should the claim not come about, what that one flushes in the
-/// meantime must not pass for ours.
-fn owner_before<D: Disk>(
-    starting: &Starting<D>,
-    owner: OwnerId,
-    standing: Option<Standing>,
-) -> Option<OwnerId> {
-    let identity = starting.identity();
-    let ours = [identity.owner, identity.owner_before];
-    let found = standing.map(|standing| standing.owner).filter(|found| ours.contains(&Some(*found)));
-    let known = if identity.owner == Some(owner) { identity.owner_before } else { identity.owner };
-    found.or(known)
 }
 
 /// Waits for a store that is away.

@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 
 use counter::{Applied, Batch};
 use engine::{Control, Controls, Freshness};
-use store::{ApplyError, Claim, Store, StoreError};
+use store::{ApplyError, Store, StoreError};
 
 use crate::backoff::{Backoff, Stop, Wait};
+use crate::own::Own;
 
 /// While a store stays away, it is said again so often.
 const REMIND: Duration = Duration::from_secs(30);
@@ -27,7 +28,8 @@ pub enum FlushError {
     /// The store lost what it had confirmed.
     #[error(
         "the store has forgotten commits that it had confirmed: {0} (a failover or a restore). Start this \
-         server again: it applies again what its journal still has, or says what is missing"
+         server again: it applies again what its journal still has (the setting journal.keep says for how \
+         long it keeps that), or says what is missing"
     )]
     Forgot(String),
 }
@@ -67,7 +69,7 @@ impl FlushVitals {
 #[derive(Debug)]
 pub struct Flusher<S> {
     store: S,
-    claim: Claim,
+    own: Own,
     controls: Controls,
     freshness: Arc<Freshness>,
     vitals: Arc<FlushVitals>,
@@ -77,17 +79,17 @@ pub struct Flusher<S> {
 }
 
 impl<S: AsMut<dyn Store>> Flusher<S> {
-    /// Writes as `claim`; reports to the writer behind `controls`.
+    /// Writes as `own` says; reports to the writer behind `controls`.
     #[must_use]
     pub fn new(
         store: S,
-        claim: Claim,
+        own: Own,
         controls: Controls,
         freshness: Arc<Freshness>,
         vitals: Arc<FlushVitals>,
     ) -> Self {
-        let seed = claim.owner.0.iter().fold(0, |seed: u64, byte| seed << 4 ^ u64::from(*byte));
-        Self { store, claim, controls, freshness, vitals, backoff: Backoff::new(seed), reminded: None }
+        let seed = own.claim().owner.0.iter().fold(0, |seed: u64, byte| seed << 4 ^ u64::from(*byte));
+        Self { store, own, controls, freshness, vitals, backoff: Backoff::new(seed), reminded: None }
     }
 
     /// The flusher's thread: applies what comes until there is no more, or until it is stopped
@@ -114,14 +116,13 @@ impl<S: AsMut<dyn Store>> Flusher<S> {
     pub fn attempt(&mut self, batch: &Batch) -> Result<Option<Duration>, FlushError> {
         let epoch = self.freshness.epoch();
         let start = Instant::now();
-        match self.store.as_mut().apply(&self.claim, batch) {
+        match self.store.as_mut().apply(self.own.claim(), batch) {
             Ok(applied) => {
                 self.succeeded(batch, &applied, start.elapsed());
                 self.controls.send(Control::Settled { applied, epoch });
                 Ok(None)
             }
-            Err(error @ ApplyError::Fenced { .. }) => Err(FlushError::Fenced(error.to_string())),
-            Err(error @ ApplyError::Forgot { .. }) => Err(FlushError::Forgot(error.to_string())),
+            Err(error @ (ApplyError::Fenced { .. } | ApplyError::Forgot { .. })) => Err(self.own.of(&error)),
             Err(ApplyError::Store(StoreError::Unavailable(reason) | StoreError::Refused(reason))) => {
                 self.failed(batch, reason);
                 Ok(Some(self.backoff.pause()))
@@ -131,7 +132,6 @@ impl<S: AsMut<dyn Store>> Flusher<S> {
 
     fn succeeded(&mut self, batch: &Batch, applied: &Applied, took: Duration) {
         self.backoff.reset();
-        self.vitals.set_trouble(None);
         let add = |number: &AtomicU64, more: u64| number.fetch_add(more, Relaxed);
         add(&self.vitals.flushes, 1);
         add(&self.vitals.flushed_updates, batch.rows().len() as u64);
@@ -142,6 +142,7 @@ impl<S: AsMut<dyn Store>> Flusher<S> {
         if self.reminded.take().is_some() {
             tracing::info!(%upto, updates, "The store is back; what is pending is being flushed");
         }
+        self.vitals.set_trouble(None);
         tracing::debug!(%upto, updates, took_ms = took.as_millis() as u64, "Flushed a batch");
         for aside in &applied.set_aside {
             tracing::error!(

@@ -6,9 +6,11 @@
 mod backoff;
 mod bring_up;
 mod flusher;
+mod own;
 mod reader;
 
 pub use backoff::{Backoff, Stop, Stopper, Wait, stopper};
 pub use bring_up::{StartError, Started, bring_up};
 pub use flusher::{FlushError, FlushVitals, Flusher};
+pub use own::Own;
 pub use reader::{Reader, ReaderQueue};

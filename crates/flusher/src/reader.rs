@@ -2,13 +2,17 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
 
 use counter::{JournalId, Seq};
-use engine::{Clock, Control, Controls, Freshness, Lookup, Page, PageRequest, Refusal};
+use engine::{Clock, Control, Controls, Freshness, Lookup, Page, PageRequest, Refusal, Vitals};
 use store::{PageQuery, StoreError, StoreReader};
 use tokio::sync::oneshot;
+
+use crate::flusher::FlushError;
+use crate::own::Own;
 
 /// How many requests may wait for the store.
 const QUEUE: usize = 1024;
@@ -69,9 +73,10 @@ impl Lookup for ReaderQueue {
 #[derive(Debug)]
 pub struct Reader<S, C> {
     store: S,
-    journal: JournalId,
+    own: Own,
     controls: Controls,
     freshness: Arc<Freshness>,
+    vitals: Arc<Vitals>,
     clock: C,
     /// The watermarks of the other journals, as they were last seen.
     others: HashMap<JournalId, Seq>,
@@ -80,21 +85,26 @@ pub struct Reader<S, C> {
 }
 
 impl<S: AsMut<dyn StoreReader>, C: Clock> Reader<S, C> {
-    /// For the instance that writes `journal`; `others` is what its start saw of the others.
+    /// For the instance `own`; `others` is what its start saw of the others.
     #[must_use]
     pub fn new(
         store: S,
-        journal: JournalId,
+        own: Own,
         controls: Controls,
         freshness: Arc<Freshness>,
+        vitals: Arc<Vitals>,
         clock: C,
         others: Vec<(JournalId, Seq)>,
     ) -> Self {
-        Self { store, journal, controls, freshness, clock, others: others.into_iter().collect(), away: None }
+        let others = others.into_iter().collect();
+        Self { store, own, controls, freshness, vitals, clock, others, away: None }
     }
 
     /// The reader's thread: answers until nobody can ask any more.
-    pub fn run(&mut self, requests: &ReaderRequests) {
+    ///
+    /// # Errors
+    /// The instance's own row is not as it left it: no batch can be applied any more.
+    pub fn run(&mut self, requests: &ReaderRequests) -> Result<(), FlushError> {
         // With 0, nothing that memory holds is ever young enough, so there is nothing to look for.
         let max_age = Some(self.freshness.max_age()).filter(|age| !age.is_zero()).unwrap_or(Duration::MAX);
         let every = (max_age / 2).clamp(Duration::from_millis(20), Duration::from_secs(60));
@@ -104,11 +114,12 @@ impl<S: AsMut<dyn StoreReader>, C: Clock> Reader<S, C> {
             match requests.0.recv_timeout(wait) {
                 Ok(request) => self.serve(request, requests),
                 Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return,
+                Err(RecvTimeoutError::Disconnected) => return Ok(()),
             }
             let now = self.clock.now().elapsed;
             if now >= next_look {
                 self.look();
+                self.look_at_own_row()?;
                 next_look = self.clock.now().elapsed + every;
             }
         }
@@ -117,11 +128,20 @@ impl<S: AsMut<dyn StoreReader>, C: Clock> Reader<S, C> {
     /// Looks whether other instances have flushed.
     fn look(&mut self) {
         let began_ms = self.clock.now().elapsed_ms();
-        let journal = self.journal;
+        let journal = self.own.claim().journal;
         let Ok(others) = self.ask(|store| store.others(journal)) else { return };
         let others: HashMap<_, _> = others.into_iter().collect();
         self.freshness.looked(began_ms, others != self.others);
         self.others = others;
+    }
+
+    /// Looks whether the store still has what it had confirmed: a server that has nothing to flush
+    /// would not find out otherwise.
+    fn look_at_own_row(&mut self) -> Result<(), FlushError> {
+        // Before the store is asked: it may only have more by then.
+        let confirmed = Seq(self.vitals.applied_seq.load(Relaxed));
+        let journal = self.own.claim().journal;
+        self.ask(|store| store.standing(journal)).map_or(Ok(()), |found| self.own.check(found, confirmed))
     }
 
     /// Serves a request, together with the totals that wait behind it.
@@ -157,7 +177,7 @@ impl<S: AsMut<dyn StoreReader>, C: Clock> Reader<S, C> {
 
     /// Totals out of the store, put together with what is pending.
     fn totals(&mut self, keys: &[String]) -> Result<Vec<Option<i64>>, Refusal> {
-        let journal = self.journal;
+        let journal = self.own.claim().journal;
         let names: Vec<&str> = keys.iter().map(String::as_str).collect();
         for _ in 0..ATTEMPTS {
             let epoch = self.freshness.epoch();

@@ -8,18 +8,20 @@
 //! offset 4096  records, each aligned to 8 bytes, to the first that fails its checksum
 //! ```
 //!
-//! Segment header, 64 bytes. There are two copies, so that a damaged sector is told from a
+//! Segment header, 80 bytes. There are two copies, so that a damaged sector is told from a
 //! segment that was never begun:
 //!
 //! ```text
 //!  0  8  magic "INCRJRNL"
 //!  8  4  version of the format: 1
-//! 12  4  CRC32C of the 64 bytes with these four taken as 0
+//! 12  4  CRC32C of the 80 bytes with these four taken as 0
 //! 16 16  journal id
 //! 32  8  segment number, as in the file's name
 //! 40  8  seq of the first record
 //! 48  8  salt: random, chosen anew for each use of the file
 //! 56  8  size of the file
+//! 64  8  applied: the store's watermark, as known when the segment was begun
+//! 72  8  begun: when that was, milliseconds since the Unix epoch
 //! ```
 //!
 //! Record, 40 bytes and a payload:
@@ -50,7 +52,7 @@ pub const RECORD_HEADER: usize = 40;
 pub const VERSION: u32 = 1;
 
 const MAGIC: &[u8; 8] = b"INCRJRNL";
-const SEGMENT_HEADER: usize = 64;
+const SEGMENT_HEADER: usize = 80;
 const SECOND_COPY: usize = 2048;
 
 /// What a record is.
@@ -132,6 +134,10 @@ pub struct SegmentHeader {
     pub salt: u64,
     /// The size of the file in bytes.
     pub bytes: u64,
+    /// The store's watermark, as known when the segment was begun.
+    pub applied: Seq,
+    /// When it was begun, milliseconds since the Unix epoch.
+    pub begun_ms: u64,
 }
 
 /// What stands where a segment header should.
@@ -157,6 +163,8 @@ impl SegmentHeader {
         copy[40..48].copy_from_slice(&self.first.0.to_le_bytes());
         copy[48..56].copy_from_slice(&self.salt.to_le_bytes());
         copy[56..64].copy_from_slice(&self.bytes.to_le_bytes());
+        copy[64..72].copy_from_slice(&self.applied.0.to_le_bytes());
+        copy[72..80].copy_from_slice(&self.begun_ms.to_le_bytes());
         let crc = crc32c::crc32c(&copy);
         copy[12..16].copy_from_slice(&crc.to_le_bytes());
         let mut block = vec![0; RECORDS_START as usize];
@@ -194,6 +202,8 @@ impl SegmentHeader {
             first: Seq(u64_at(&copy, 40)),
             salt: u64_at(&copy, 48),
             bytes: u64_at(&copy, 56),
+            applied: Seq(u64_at(&copy, 64)),
+            begun_ms: u64_at(&copy, 72),
         };
         (header.number == number).then_some(HeaderRead::Valid(header))
     }
@@ -307,11 +317,11 @@ pub fn segment_number(name: &str) -> Option<u64> {
     (segment_name(number) == name).then_some(number)
 }
 
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
+pub(crate) fn u32_at(bytes: &[u8], at: usize) -> u32 {
     bytes[at..].first_chunk().map_or(0, |chunk| u32::from_le_bytes(*chunk))
 }
 
-fn u64_at(bytes: &[u8], at: usize) -> u64 {
+pub(crate) fn u64_at(bytes: &[u8], at: usize) -> u64 {
     bytes[at..].first_chunk().map_or(0, |chunk| u64::from_le_bytes(*chunk))
 }
 
@@ -320,7 +330,15 @@ mod tests {
     use super::*;
 
     fn header(number: u64) -> SegmentHeader {
-        SegmentHeader { journal: JournalId([3; 16]), number, first: Seq(9), salt: 77, bytes: 1 << 20 }
+        SegmentHeader {
+            journal: JournalId([3; 16]),
+            number,
+            first: Seq(9),
+            salt: 77,
+            bytes: 1 << 20,
+            applied: Seq(4),
+            begun_ms: 1_700_000_000_000,
+        }
     }
 
     #[test]
@@ -330,7 +348,7 @@ mod tests {
             let mut damaged = block.clone();
             damaged[lost + 20] ^= 1;
             assert_eq!(SegmentHeader::decode(&damaged, 5), HeaderRead::Valid(header(5)));
-            damaged[(lost + SECOND_COPY) % 4096 + 50] ^= 1;
+            damaged[(lost + SECOND_COPY) % 4096 + 75] ^= 1;
             assert_eq!(SegmentHeader::decode(&damaged, 5), HeaderRead::Nothing);
         }
         assert_eq!(SegmentHeader::decode(&block, 6), HeaderRead::Nothing, "left from an earlier use");

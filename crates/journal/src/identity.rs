@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use counter::{IdError, JournalId, OwnerId, StoreId};
+use counter::{IdError, JournalId, OwnerId, Seq, StoreId};
 use serde::{Deserialize, Serialize};
 
 use crate::disk::{Disk, DiskFile, read_whole};
@@ -12,9 +12,11 @@ use crate::format::segment_number;
 /// The file's name.
 pub(crate) const FILE: &str = "identity.json";
 const NEW_FILE: &str = "identity.json.new";
+/// How many owners are remembered.
+const OWNERS: usize = 16;
 
 /// Kept in `identity.json` beside the segments; replaced atomically.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
     /// The journal.
     pub journal: JournalId,
@@ -22,10 +24,18 @@ pub struct Identity {
     pub store: Option<StoreId>,
     /// The journal that was here before, whose segments may still have to be removed.
     pub previous: Option<JournalId>,
-    /// The newest start that set out to own the journal in the store.
-    pub owner: Option<OwnerId>,
-    /// Who owned it before: where the newest start ended too early, still does.
-    pub owner_before: Option<OwnerId>,
+    /// The starts that set out to own the journal in the store, newest first, at most 16. Where
+    /// the newest ended too early, or the store forgot its claim, an earlier one owns it still.
+    pub owners: Vec<Owner>,
+}
+
+/// A start that set out to own the journal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Owner {
+    /// Its id.
+    pub id: OwnerId,
+    /// The newest record when it set out: all that it wrote came after.
+    pub after: Seq,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -35,11 +45,36 @@ struct Stored {
     journal: String,
     store: Option<String>,
     previous: Option<String>,
-    owner: Option<String>,
-    owner_before: Option<String>,
+    owners: Vec<StoredOwner>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StoredOwner {
+    id: String,
+    after: u64,
 }
 
 impl Identity {
+    /// Up to where records that the store holds under `owner` come from this directory; `None`
+    /// where no start of it, as far as is remembered, was `owner`.
+    #[must_use]
+    pub fn reach_of(&self, owner: OwnerId) -> Option<Seq> {
+        let at = self.owners.iter().position(|known| known.id == owner)?;
+        // The next start began where this one ended.
+        Some(at.checked_sub(1).map_or(Seq(u64::MAX), |next| self.owners[next].after))
+    }
+
+    /// Remembers a start; `seen` is who owns the journal in the store, who is not forgotten.
+    pub(crate) fn add_owner(&mut self, owner: Owner, seen: Option<OwnerId>) {
+        self.owners.retain(|known| known.id != owner.id);
+        self.owners.insert(0, owner);
+        while self.owners.len() > OWNERS {
+            let oldest = self.owners.iter().rposition(|known| Some(known.id) != seen);
+            self.owners.remove(oldest.unwrap_or(OWNERS));
+        }
+    }
+
     /// Reads it; `None` where there is no such file.
     pub(crate) fn read(disk: &impl Disk) -> Result<Option<Self>, OpenError> {
         let names = disk.names().map_err(OpenError::io("list", "the directory"))?;
@@ -63,8 +98,11 @@ impl Identity {
             journal: id(&stored.journal)?,
             store: stored.store.as_deref().map(id).transpose()?,
             previous: stored.previous.as_deref().map(id).transpose()?,
-            owner: stored.owner.as_deref().map(id).transpose()?,
-            owner_before: stored.owner_before.as_deref().map(id).transpose()?,
+            owners: stored
+                .owners
+                .iter()
+                .map(|owner| Ok(Owner { id: id(&owner.id)?, after: Seq(owner.after) }))
+                .collect::<Result<_, OpenError>>()?,
         }))
     }
 
@@ -84,8 +122,11 @@ impl Identity {
             journal: self.journal.to_string(),
             store: self.store.map(|id| id.to_string()),
             previous: self.previous.map(|id| id.to_string()),
-            owner: self.owner.map(|id| id.to_string()),
-            owner_before: self.owner_before.map(|id| id.to_string()),
+            owners: self
+                .owners
+                .iter()
+                .map(|owner| StoredOwner { id: owner.id.to_string(), after: owner.after.0 })
+                .collect(),
         };
         let bytes = serde_json::to_vec(&stored).map_err(|error| Fatal::new("encode", FILE)(error.into()))?;
         let file = disk.create(NEW_FILE, bytes.len() as u64).map_err(Fatal::new("create", NEW_FILE))?;
@@ -93,5 +134,28 @@ impl Identity {
         file.sync().map_err(Fatal::new("sync", NEW_FILE))?;
         disk.rename(NEW_FILE, FILE).map_err(Fatal::new("rename", NEW_FILE))?;
         disk.sync_names().map_err(Fatal::new("sync the directory of", FILE))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_owner_that_the_store_knows_is_not_forgotten_among_many_starts() {
+        let id = |number: u8| OwnerId([number; 16]);
+        let journal = JournalId([9; 16]);
+        let mut identity = Identity { journal, store: None, previous: None, owners: Vec::new() };
+        for number in 1..=40 {
+            identity.add_owner(Owner { id: id(number), after: Seq(10 * u64::from(number)) }, Some(id(3)));
+        }
+        assert_eq!(identity.owners.len(), OWNERS);
+        assert_eq!(identity.reach_of(id(40)), Some(Seq(u64::MAX)), "it goes on");
+        assert_eq!(identity.reach_of(id(39)), Some(Seq(400)), "the next one began there");
+        assert!(identity.reach_of(id(3)).is_some());
+        assert_eq!(identity.reach_of(id(4)), None);
+        // The same start sets out again.
+        identity.add_owner(Owner { id: id(40), after: Seq(400) }, None);
+        assert_eq!((identity.owners.len(), identity.owners[1].id), (OWNERS, id(39)));
     }
 }

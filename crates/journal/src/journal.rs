@@ -4,17 +4,17 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use counter::{OwnerId, Seq, StoreId};
 
+use crate::begun::Begun;
 use crate::disk::{Disk, DiskFile, Job};
 use crate::error::{Fatal, NoRoom};
 use crate::format::{Kind, RECORDS_START, Record, RecordBuffer, SegmentHeader, record_bytes, segment_name};
-use crate::identity::Identity;
+use crate::identity::{Identity, Owner};
+use crate::keep::{Sightings, date, surplus};
 use crate::prepare::Preparation;
-
-/// How many trimmed segments are kept to be written over.
-const SPARES: usize = 1;
 
 /// Where salts and ids come from: 64 random bits at each call.
 pub type Entropy = Arc<dyn Fn() -> u64 + Send + Sync>;
@@ -25,14 +25,16 @@ pub struct Options {
     /// The size of a segment file in bytes. Overwriting one that exists halves the time of a
     /// commit, so they are prepared whole and recycled.
     pub segment_bytes: u64,
-    /// How many bytes of segments may wait for the store; at least four segments.
+    /// How many bytes of segments there may be; at least four segments.
     pub max_bytes: u64,
+    /// How long applied segments are kept, as far as `max_bytes` has room for them.
+    pub keep: Duration,
     /// Where randomness comes from.
     pub entropy: Entropy,
 }
 
 impl Options {
-    /// With the operating system's randomness.
+    /// With the operating system's randomness, and nothing kept that the store has.
     #[must_use]
     pub fn new(segment_bytes: u64, max_bytes: u64) -> Self {
         // A salt that repeats would only matter together with a torn write, so a generator
@@ -43,14 +45,19 @@ impl Options {
                 since.as_nanos() as u64
             })
         };
-        Self { segment_bytes, max_bytes, entropy: Arc::new(entropy) }
+        Self { segment_bytes, max_bytes, keep: Duration::ZERO, entropy: Arc::new(entropy) }
     }
 }
 
 impl fmt::Debug for Options {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { segment_bytes, max_bytes, entropy: _ } = self;
-        f.debug_struct("Options").field("segment_bytes", segment_bytes).field("max_bytes", max_bytes).finish()
+        let Self { segment_bytes, max_bytes, keep, entropy: _ } = self;
+        let mut options = f.debug_struct("Options");
+        options
+            .field("segment_bytes", segment_bytes)
+            .field("max_bytes", max_bytes)
+            .field("keep", keep)
+            .finish()
     }
 }
 
@@ -66,11 +73,18 @@ pub(crate) struct Segment {
     pub(crate) number: u64,
     pub(crate) first: Seq,
     pub(crate) bytes: u64,
+    /// Until when it is kept, as of `now_ms`; `None` while the store lacks a part of it.
+    pub(crate) kept_until_ms: Option<u64>,
 }
 
 impl Segment {
     pub(crate) fn of(header: &SegmentHeader) -> Self {
-        Self { number: header.number, first: header.first, bytes: header.bytes }
+        Self { number: header.number, first: header.first, bytes: header.bytes, kept_until_ms: None }
+    }
+
+    /// Whether the store has it, and it has been kept for long enough.
+    pub(crate) fn is_aged(&self, now_ms: u64) -> bool {
+        self.kept_until_ms.is_some_and(|until| until <= now_ms)
     }
 }
 
@@ -95,37 +109,49 @@ pub struct Journal<D: Disk> {
     identity: Identity,
     /// In order; the last one is the active one, if there is any.
     segments: VecDeque<Segment>,
+    /// What all of them take.
+    total_bytes: u64,
     active: Option<Active<D::File>>,
+    begun: Begun<D::File>,
     preparation: Preparation<D::File>,
     last: Seq,
     durable: Seq,
     applied: Seq,
+    /// Until [`resume`](Self::resume).
+    sightings: Sightings,
     failed: bool,
     /// What went wrong when trimmed segments were removed: another removal or reuse after it
     /// would leave a gap in the numbers, which the next start would take for damage.
     removal_failed: Arc<Mutex<Option<Fatal>>>,
 }
 
+/// What a start found of a journal.
+pub(crate) struct Found<F> {
+    pub(crate) identity: Identity,
+    pub(crate) begun: Begun<F>,
+    pub(crate) segments: VecDeque<Segment>,
+    pub(crate) active: Option<Active<F>>,
+    pub(crate) last: Seq,
+    pub(crate) applied: Seq,
+    pub(crate) sightings: Sightings,
+}
+
 impl<D: Disk> Journal<D> {
-    pub(crate) fn with(
-        disk: D,
-        options: Options,
-        identity: Identity,
-        segments: Vec<Segment>,
-        active: Option<Active<D::File>>,
-        last: Seq,
-        applied: Seq,
-    ) -> Self {
+    pub(crate) fn with(disk: D, options: Options, found: Found<D::File>) -> Self {
+        let Found { identity, begun, segments, active, last, applied, sightings } = found;
         Self {
             disk,
             options,
             identity,
-            segments: segments.into(),
+            total_bytes: segments.iter().map(|segment| segment.bytes).sum(),
+            segments,
             active,
+            begun,
             preparation: Preparation::Idle,
             last,
             durable: last,
             applied,
+            sightings,
             failed: false,
             removal_failed: Arc::default(),
         }
@@ -168,6 +194,12 @@ impl<D: Disk> Journal<D> {
         self.segments.iter().skip(self.reusable()).map(|segment| segment.bytes).sum()
     }
 
+    /// How many bytes those take that the store has wholly.
+    #[must_use]
+    pub fn kept_bytes(&self) -> u64 {
+        self.total_bytes - self.bytes()
+    }
+
     /// The longest payload that a record may have, in bytes.
     #[must_use]
     pub fn max_payload_bytes(&self) -> u64 {
@@ -184,13 +216,12 @@ impl<D: Disk> Journal<D> {
     }
 
     /// Remembers, durably, that `owner` is about to take the journal over in the store from
-    /// `before`. To be called before the store hears of it.
+    /// `seen`. To be called before the store hears of it.
     ///
     /// # Errors
     /// See [`Fatal`].
-    pub fn set_owner(&mut self, owner: OwnerId, before: Option<OwnerId>) -> Result<(), Fatal> {
-        self.identity.owner = Some(owner);
-        self.identity.owner_before = before;
+    pub fn set_owner(&mut self, owner: OwnerId, seen: Option<OwnerId>) -> Result<(), Fatal> {
+        self.identity.add_owner(Owner { id: owner, after: self.last }, seen);
         self.identity.write(&self.disk)
     }
 
@@ -249,7 +280,7 @@ impl<D: Disk> Journal<D> {
         buffer: &mut RecordBuffer,
     ) -> Result<(), Fatal> {
         if self.active.as_ref().is_none_or(|active| active.header.bytes - active.offset < need) {
-            self.rotate(seq)?;
+            self.rotate(seq, accepted_ms)?;
         }
         let Some(active) = &mut self.active else { return Err(no_segment()) };
         let unsynced = u32::try_from(self.last.0 - self.durable.0).unwrap_or(u32::MAX);
@@ -261,7 +292,7 @@ impl<D: Disk> Journal<D> {
     }
 
     /// Makes the prepared segment the active one, beginning at `first`.
-    fn rotate(&mut self, first: Seq) -> Result<(), Fatal> {
+    fn rotate(&mut self, first: Seq, begun_ms: u64) -> Result<(), Fatal> {
         // Only the active segment may hold what is not durable.
         self.sync()?;
         let Some((number, file)) = self.preparation.take() else { return Err(no_segment()) };
@@ -271,15 +302,19 @@ impl<D: Disk> Journal<D> {
             first,
             salt: (self.options.entropy)(),
             bytes: self.options.segment_bytes,
+            applied: self.applied,
+            begun_ms,
         };
         let name = segment_name(number);
         file.write_at(&header.encode(), 0).map_err(Fatal::new("write to", &name))?;
         self.segments.push_back(Segment::of(&header));
+        self.total_bytes += header.bytes;
         self.active = Some(Active { file, header, name, offset: RECORDS_START, seed: header.seed() });
         Ok(())
     }
 
-    /// Makes every record durable (one fdatasync, if anything was appended since the last).
+    /// Makes every record durable (one fdatasync, if anything was appended since the last; one
+    /// more for the first record of a segment).
     ///
     /// # Errors
     /// See [`Fatal`]: a failed fdatasync is never retried.
@@ -287,6 +322,7 @@ impl<D: Disk> Journal<D> {
         self.check_alive()?;
         if let Some(active) = self.active.as_ref().filter(|_| self.durable < self.last) {
             let synced = active.file.sync().map_err(Fatal::new("sync", &active.name));
+            let synced = synced.and_then(|()| self.begun.mark(active.header.number));
             self.failed |= synced.is_err();
             synced?;
             self.durable = self.last;
@@ -295,27 +331,50 @@ impl<D: Disk> Journal<D> {
     }
 
     /// The store has everything up to `upto`: segments that hold nothing newer are recycled or
-    /// removed.
-    pub fn trim(&mut self, upto: Seq) {
+    /// removed, at the earliest when they have been kept for as long as the options say.
+    pub fn trim(&mut self, upto: Seq, now_ms: u64) {
         self.applied = self.applied.max(upto);
-        let extra = self.reusable().saturating_sub(SPARES);
-        let names: Vec<String> =
-            self.segments.drain(..extra).map(|segment| segment_name(segment.number)).collect();
-        if !names.is_empty() {
-            let failure = Arc::clone(&self.removal_failed);
-            self.disk.in_background(removal(self.disk.clone(), names, failure));
+        let over = self.total_bytes.saturating_sub(self.options.max_bytes);
+        let surplus = self.surplus(over, now_ms);
+        let gone = self.drop_first(surplus);
+        self.remove(&gone);
+    }
+
+    /// How many of the oldest segments have to go, where `over` bytes are too many.
+    fn surplus(&mut self, over: u64, now_ms: u64) -> usize {
+        let applied = self.reusable();
+        let until = now_ms.saturating_add(self.keep_ms());
+        let newly = self.segments.iter_mut().take(applied).rev();
+        for segment in newly.take_while(|segment| segment.kept_until_ms.is_none()) {
+            segment.kept_until_ms = Some(until);
         }
+        surplus(&self.segments, applied, over, now_ms)
+    }
+
+    /// What the store has at a start, at `now_ms` and `unix_ms`: from here on time is counted in
+    /// `now_ms`. A store that forgot has less than this journal saw applied: then that is pending
+    /// again.
+    pub fn resume(&mut self, watermark: Seq, now_ms: u64, unix_ms: u64) {
+        self.applied = watermark;
+        let (applied, keep_ms) = (self.reusable(), self.keep_ms());
+        let sightings = std::mem::take(&mut self.sightings);
+        date(&mut self.segments, applied, keep_ms, &sightings, now_ms, unix_ms);
+        self.trim(watermark, now_ms);
+    }
+
+    fn keep_ms(&self) -> u64 {
+        u64::try_from(self.options.keep.as_millis()).unwrap_or(u64::MAX)
     }
 
     /// How many of the oldest segments hold nothing that the store doesn't have. The active one
-    /// never counts, and none does before a record of the active one is durable: a journal
-    /// without any durable record would not know its own last seq.
+    /// never counts, and none does before that one was begun durably: a journal without any
+    /// segment would not know its own last seq.
     fn reusable(&self) -> usize {
-        let Some(active) = self.active.as_ref().filter(|active| self.durable >= active.header.first) else {
+        let Some(active) = self.active.as_ref().filter(|a| self.begun.number() >= a.header.number) else {
             return 0;
         };
-        let firsts = self.segments.iter().skip(1).map(|segment| segment.first);
-        firsts.take_while(|first| first.0 <= self.applied.0 + 1 && *first <= active.header.first).count()
+        let upto = self.applied.next().min(active.header.first);
+        self.segments.partition_point(|segment| segment.first <= upto).saturating_sub(1)
     }
 
     /// Starts to prepare the next segment, where that is due.
@@ -329,23 +388,50 @@ impl<D: Disk> Journal<D> {
         if self.active.as_ref().is_some_and(|active| self.durable < active.header.first) {
             self.sync()?;
         }
-        let segment_bytes = self.options.segment_bytes;
+        let Options { segment_bytes, max_bytes, .. } = self.options;
         let number = self.segments.back().map_or(1, |segment| segment.number + 1);
-        if self.bytes() + segment_bytes > self.options.max_bytes {
+        if self.bytes() + segment_bytes > max_bytes {
             // Forgets an earlier lack of room: now it is the limit that is in the way.
             self.preparation = Preparation::Idle;
             return Ok(());
         }
-        let reusable = self.reusable() > 0
-            && self.segments.front().is_some_and(|segment| segment.bytes == segment_bytes);
-        let reused = if reusable { self.segments.pop_front() } else { None };
-        let reused = reused.map(|segment| segment_name(segment.number));
+        // What is pending comes first: kept segments make way for it.
+        let over = (self.total_bytes + segment_bytes).saturating_sub(max_bytes);
+        let surplus = self.surplus(over, now_ms);
+        let no_room = matches!(self.preparation, Preparation::NoRoom { .. });
+        let free = self.segments.front().is_some_and(|oldest| oldest.is_aged(now_ms) || no_room);
+        let gone = self.drop_first(surplus.max(usize::from(self.reusable() > 0 && free)));
+        let reused = match gone[..] {
+            [only] if only.bytes == segment_bytes => Some(segment_name(only.number)),
+            _ => {
+                self.remove(&gone);
+                None
+            }
+        };
         self.preparation = Preparation::start(&self.disk, number, segment_bytes, reused);
         Ok(())
     }
 
+    fn drop_first(&mut self, count: usize) -> Vec<Segment> {
+        let gone: Vec<_> = self.segments.drain(..count).collect();
+        self.total_bytes -= gone.iter().map(|segment| segment.bytes).sum::<u64>();
+        gone
+    }
+
+    fn remove(&self, segments: &[Segment]) {
+        if !segments.is_empty() {
+            let names = segments.iter().map(|segment| segment_name(segment.number)).collect();
+            let failure = Arc::clone(&self.removal_failed);
+            self.disk.in_background(removal(self.disk.clone(), names, failure));
+        }
+    }
+
     pub(crate) fn disk(&self) -> &D {
         &self.disk
+    }
+
+    pub(crate) fn begun(&self) -> &Begun<D::File> {
+        &self.begun
     }
 
     pub(crate) fn options(&self) -> &Options {

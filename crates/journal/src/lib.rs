@@ -8,12 +8,14 @@
 //!
 //! The format is described in [`format`], what happens at a start in [`recovery`](Journal::open).
 
+mod begun;
 mod data_dir;
 mod disk;
 mod error;
 pub mod format;
 mod identity;
 mod journal;
+mod keep;
 mod prepare;
 mod reading;
 mod real_disk;
@@ -23,7 +25,7 @@ pub use data_dir::{DataDir, DataDirError};
 pub use disk::{Disk, DiskFile, Job};
 pub use error::{Fatal, NoRoom, OpenError};
 pub use format::{Kind, Record, RecordBuffer};
-pub use identity::Identity;
+pub use identity::{Identity, Owner};
 pub use journal::{Entropy, Journal, Options, max_payload_bytes};
 pub use reading::{SegmentReport, TailEnd, read_all};
 pub use real_disk::RealDisk;

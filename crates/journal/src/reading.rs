@@ -2,6 +2,7 @@
 
 use counter::Seq;
 
+use crate::begun::Begun;
 use crate::disk::{Disk, DiskFile, read_whole};
 use crate::error::OpenError;
 use crate::format::{
@@ -51,7 +52,7 @@ pub fn read_all<D: Disk>(
         Identity::check_missing(disk)?;
         return Ok((None, Vec::new()));
     };
-    let survey = survey(disk, &identity)?;
+    let survey = survey(disk, &identity, &Begun::open(disk, identity.journal)?)?;
     let mut reports = Vec::new();
     for (at, header) in survey.segments.iter().enumerate() {
         let next = survey.segments.get(at + 1).map(|next| next.first);
@@ -69,7 +70,12 @@ pub(crate) struct Survey {
     pub(crate) leftovers: Vec<String>,
 }
 
-pub(crate) fn survey<D: Disk>(disk: &D, identity: &Identity) -> Result<Survey, OpenError> {
+/// `begun` was read before: a server that runs may begin another segment meanwhile.
+pub(crate) fn survey<D: Disk>(
+    disk: &D,
+    identity: &Identity,
+    begun: &Begun<D::File>,
+) -> Result<Survey, OpenError> {
     let mut leftovers = Vec::new();
     let mut numbers = Vec::new();
     for name in disk.names().map_err(OpenError::io("list", "the directory"))? {
@@ -100,6 +106,7 @@ pub(crate) fn survey<D: Disk>(disk: &D, identity: &Identity) -> Result<Survey, O
             }
         }
     }
+    begun.check(segments.last().map(|last| last.number), &numbers)?;
     Ok(Survey { segments, leftovers })
 }
 

@@ -1,12 +1,16 @@
 //! What a start makes of what it finds.
 
+use std::collections::VecDeque;
+
 use counter::{JournalId, Seq, StoreId};
 
+use crate::begun::Begun;
 use crate::disk::{Disk, DiskFile};
 use crate::error::{Fatal, OpenError};
 use crate::format::{RECORDS_START, Record, RecordBuffer, SegmentHeader, segment_name};
 use crate::identity::Identity;
-use crate::journal::{Active, Journal, Options, Segment};
+use crate::journal::{Active, Found, Journal, Options, Segment};
+use crate::keep::Sightings;
 use crate::prepare::is_no_room;
 use crate::reading::{Survey, TailEnd, read_segment, survey};
 
@@ -48,10 +52,15 @@ impl<D: Disk> Journal<D> {
             Some(identity) => identity,
             None => begin(&disk, &options, None)?,
         };
-        let Survey { segments, leftovers } = survey(&disk, &identity)?;
-        let (active, last_record, cut) = match segments.last() {
-            None => (None, None, None),
-            Some(tail) => rewrite_tail(&disk, tail, &options)?,
+        let mut begun = Begun::open(&disk, identity.journal)?;
+        let Survey { segments, leftovers } = survey(&disk, &identity, &begun)?;
+        let mut sightings = Sightings::default();
+        for header in &segments {
+            sightings.saw(header.applied, header.begun_ms);
+        }
+        let tail = match segments.last() {
+            None => Tail { active: None, last: Seq::ZERO, applied: Seq::ZERO, cut: None },
+            Some(tail) => rewrite_tail(&disk, tail, &options, &mut sightings)?,
         };
         for name in leftovers.iter().filter(|name| *name != REWRITE) {
             disk.remove(name).map_err(OpenError::io("remove", name))?;
@@ -59,14 +68,14 @@ impl<D: Disk> Journal<D> {
         if !leftovers.is_empty() {
             disk.sync_names().map_err(OpenError::io("sync", "the directory"))?;
         }
-        let last = last_record.map_or(Seq::ZERO, |record| record.0);
-        let applied = last_record.map_or(Seq::ZERO, |record| record.1);
-        let mut segments: Vec<Segment> = segments.iter().map(Segment::of).collect();
-        if let (Some(segment), Some(active)) = (segments.last_mut(), &active) {
+        let mut segments: VecDeque<Segment> = segments.iter().map(Segment::of).collect();
+        let Tail { active, last, applied, cut } = tail;
+        if let (Some(segment), Some(active)) = (segments.back_mut(), &active) {
             segment.bytes = active.header.bytes;
+            begun.renew(active.header.number).map_err(fatal_open)?;
         }
-        let journal = Journal::with(disk, options, identity, segments, active, last, applied);
-        Ok(Opened { journal, cut })
+        let found = Found { identity, begun, segments, active, last, applied, sightings };
+        Ok(Opened { journal: Journal::with(disk, options, found), cut })
     }
 
     /// Hands every record after `after` to `each`, in order. To be called before the first
@@ -79,7 +88,7 @@ impl<D: Disk> Journal<D> {
         after: Seq,
         each: &mut dyn FnMut(&Record<'_>) -> Result<(), OpenError>,
     ) -> Result<(), OpenError> {
-        let headers = survey(self.disk(), self.identity())?.segments;
+        let headers = survey(self.disk(), self.identity(), self.begun())?.segments;
         for (at, header) in headers.iter().enumerate() {
             let next = headers.get(at + 1).map(|next| next.first);
             if next.is_some_and(|next| next.0 <= after.0 + 1) {
@@ -114,6 +123,7 @@ fn begin<D: Disk>(
     if after.is_none() {
         Identity::check_missing(disk)?;
     }
+    Begun::prepare(disk)?;
     let mut id = [0; 16];
     id[..8].copy_from_slice(&(options.entropy)().to_le_bytes());
     id[8..].copy_from_slice(&(options.entropy)().to_le_bytes());
@@ -121,8 +131,7 @@ fn begin<D: Disk>(
         journal: JournalId(id),
         store: after.map(|(_, store)| store),
         previous: after.map(|(previous, _)| previous),
-        owner: None,
-        owner_before: None,
+        owners: Vec::new(),
     };
     identity.write(disk).map_err(fatal_open)?;
     Ok(identity)
@@ -132,39 +141,41 @@ fn fatal_open(fatal: Fatal) -> OpenError {
     OpenError::Io { action: fatal.action, file: fatal.file, reason: fatal.reason }
 }
 
-/// The active segment, (seq, applied) of its last record, and what was cut off.
-type Tail<F> = (Option<Active<F>>, Option<(Seq, Seq)>, Option<Cut>);
+/// The end of a journal.
+struct Tail<F> {
+    active: Option<Active<F>>,
+    /// The newest record.
+    last: Seq,
+    /// What that one knows of the store's watermark.
+    applied: Seq,
+    cut: Option<Cut>,
+}
 
 fn rewrite_tail<D: Disk>(
     disk: &D,
     tail: &SegmentHeader,
     options: &Options,
+    sightings: &mut Sightings,
 ) -> Result<Tail<D::File>, OpenError> {
     let header =
         SegmentHeader { salt: (options.entropy)(), bytes: tail.bytes.max(options.segment_bytes), ..*tail };
     let seed = header.seed();
     let mut image = header.encode();
     let mut buffer = RecordBuffer::default();
-    let mut last = None;
+    // Header and first record are made durable together, so a header alone is a torn commit, and
+    // what came before is the tail. But the segment before it may be gone by now, so the header
+    // stays, for its place in the sequence.
+    let mut applied = tail.applied;
     let report = read_segment(disk, tail, None, &mut |_, _, record| {
         buffer.clear();
         buffer.extend(record.payload);
         image.extend_from_slice(buffer.seal(&Record { unsynced: 0, ..*record }, seed));
-        last = Some((record.seq, record.applied));
+        applied = record.applied;
+        sightings.saw(record.applied, record.accepted_ms);
         Ok(())
     })?;
-    let Some(last) = last else {
-        // Header and first record are made durable together, so a header alone is a torn commit,
-        // and what came before is the tail. But the segment before it may be gone by now only if
-        // a record of this one was durable. So the header stays, for its place in the sequence.
-        return Ok((Some(write_image(disk, header, &mut image)?), previous_of(tail), cut_of(&report)));
-    };
-    Ok((Some(write_image(disk, header, &mut image)?), Some(last), cut_of(&report)))
-}
-
-/// What the header of a segment without records says of the record before it.
-fn previous_of(tail: &SegmentHeader) -> Option<(Seq, Seq)> {
-    (tail.first.0 > 1).then(|| (Seq(tail.first.0 - 1), Seq::ZERO))
+    let active = Some(write_image(disk, header, &mut image)?);
+    Ok(Tail { active, last: report.last, applied, cut: cut_of(&report) })
 }
 
 fn cut_of(report: &crate::SegmentReport) -> Option<Cut> {

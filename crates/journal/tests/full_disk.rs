@@ -77,7 +77,15 @@ fn a_segment_without_records_may_be_followed_by_one_that_begins_where_it_does() 
     commit(&mut journal, 0, b"one").unwrap();
     let id = journal.identity().journal;
     drop(journal);
-    let torn = SegmentHeader { journal: id, number: 2, first: Seq(2), salt: 9, bytes: SEGMENT };
+    let torn = SegmentHeader {
+        journal: id,
+        number: 2,
+        first: Seq(2),
+        salt: 9,
+        bytes: SEGMENT,
+        applied: Seq(0),
+        begun_ms: 0,
+    };
     let mut image = torn.encode();
     image.resize(SEGMENT as usize, 0);
     fs::write(dir.path().join(segment_name(2)), image).unwrap();

@@ -160,7 +160,8 @@ fn read(data_dir: &Path) -> anyhow::Result<Contents> {
     let applied = &mut contents.applied;
     let segments = &mut contents.segments;
     let outcome = read_all(&disk, &mut |segment, _, record| {
-        *applied = record.applied.max(*applied);
+        // Not the highest: a store that forgot has less than before.
+        *applied = record.applied;
         match segments.last_mut().filter(|known: &&mut SegmentReport| known.file == segment.file) {
             Some(known) => *known = after(segment, record),
             None => segments.push(after(segment, record)),
@@ -170,6 +171,9 @@ fn read(data_dir: &Path) -> anyhow::Result<Contents> {
     match outcome {
         Ok((identity, reports)) => {
             contents.identity = identity;
+            if let Some(last) = reports.last().filter(|last| last.last < last.header.first) {
+                contents.applied = last.header.applied;
+            }
             contents.segments = reports;
         }
         Err(error) => contents.error = Some(error),
@@ -217,7 +221,7 @@ impl Pending {
 impl Contents {
     fn to_text(&self) -> Result<String, std::fmt::Error> {
         let mut text = String::new();
-        if let Some(identity) = self.identity {
+        if let Some(identity) = &self.identity {
             let store = identity.store.map_or("none yet".to_owned(), |store| store.to_string());
             writeln!(text, "journal {}, store {store}", identity.journal)?;
         }
@@ -265,8 +269,8 @@ impl Contents {
         let number = |sum: i128| i64::try_from(sum).map_or_else(|_| json!(sum.to_string()), |sum| json!(sum));
         let sums = self.pending.sums.iter().map(|(key, sum)| json!({ "key": key, "value": number(*sum) }));
         json!({
-            "journal": self.identity.map(|identity| identity.journal.to_string()),
-            "store": self.identity.and_then(|identity| identity.store).map(|store| store.to_string()),
+            "journal": self.identity.as_ref().map(|identity| identity.journal.to_string()),
+            "store": self.identity.as_ref().and_then(|identity| identity.store).map(|store| store.to_string()),
             "segments": self.segments.iter().map(segment).collect::<Vec<_>>(),
             "applied_seq": self.applied.0,
             "pending": {

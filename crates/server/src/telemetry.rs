@@ -19,8 +19,10 @@ pub(crate) struct Reading {
     pub(crate) pending_increments: Option<u64>,
     /// How long ago the oldest of them was accepted; zero where there is none.
     pub(crate) lag: Duration,
-    /// What the journal holds on disk.
+    /// Segments of the journal that hold what the store lacks.
     pub(crate) journal_bytes: u64,
+    /// Those that the store has wholly.
+    pub(crate) journal_kept_bytes: u64,
     /// The seq of the newest record.
     pub(crate) last_seq: u64,
     /// The seq up to which records are durable.
@@ -103,7 +105,8 @@ fn write_all(out: &mut String, reading: &Reading, started: Duration) -> fmt::Res
     page.counter("incrementer_flush_failures_total", "Failed attempts to apply one.", r.flush_failures)?;
     page.counter("incrementer_set_aside_total", "Updates put into the table set_aside.", r.set_aside)?;
 
-    page.gauge("incrementer_journal_bytes", "What the journal holds on disk.", r.journal_bytes)?;
+    page.gauge("incrementer_journal_bytes", "Segments with what the store lacks.", r.journal_bytes)?;
+    page.gauge("incrementer_journal_kept_bytes", "Segments the store has wholly.", r.journal_kept_bytes)?;
     page.gauge("incrementer_last_seq", "Newest record of the journal.", r.last_seq)?;
     page.gauge("incrementer_durable_seq", "Newest record that is durable.", r.durable_seq)?;
     page.gauge("incrementer_applied_seq", "Newest record that the store has.", r.applied_seq)?;
@@ -163,6 +166,7 @@ mod tests {
             pending_increments: Some(12),
             lag: Duration::from_millis(1_250),
             journal_bytes: 14,
+            journal_kept_bytes: 21,
             last_seq: 15,
             durable_seq: 16,
             applied_seq: 17,
@@ -196,6 +200,7 @@ mod tests {
             "incrementer_pending_increments 12",
             "incrementer_lag_seconds 1.25",
             "incrementer_journal_bytes 14",
+            "incrementer_journal_kept_bytes 21",
             "incrementer_last_seq 15",
             "incrementer_durable_seq 16",
             "incrementer_applied_seq 17",

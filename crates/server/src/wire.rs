@@ -13,10 +13,10 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use counter::{Batch, JournalId, OwnerId, Seq};
 use engine::{Clock, Control, Engine, Limits, Phase, Starting, SystemClock};
-use flusher::{FlushVitals, Flusher, Reader, ReaderQueue, Stop, Stopper, bring_up, stopper};
+use flusher::{FlushVitals, Flusher, Own, Reader, ReaderQueue, Stop, Stopper, bring_up, stopper};
 use http_front::{Binding, Options, Readiness, Server, Stats};
 use journal::{DataDir, Journal, RealDisk};
-use store::{Claim, Store, StoreReader};
+use store::{Store, StoreReader};
 
 use crate::settings::{Ack, Settings, StoreTarget};
 use crate::supervisor::{Policy, Supervisor};
@@ -43,7 +43,7 @@ pub(crate) struct Running {
 /// What the flusher's and the reader's threads need, once the engine is up.
 struct Begin<S: ?Sized> {
     store: Box<S>,
-    claim: Claim,
+    own: Own,
     others: Vec<(JournalId, Seq)>,
 }
 
@@ -114,10 +114,12 @@ fn start(
         let _alive = alive;
         run_flusher(&flusher_begins, &batches, &e, vitals, &flusher_stop)
     })?;
+    // Not the engine itself: it holds the way to the reader, which ends when nobody can ask it.
     let (controls, freshness) = (engine.controls().clone(), Arc::clone(engine.freshness()));
+    let vitals = Arc::clone(engine.vitals());
     supervisor.spawn("reader", Policy::Passing, move || {
-        if let Ok(Begin { store, claim, others }) = reader_begins.recv() {
-            Reader::new(store, claim.journal, controls, freshness, clock, others).run(&requests);
+        if let Ok(Begin { store, own, others }) = reader_begins.recv() {
+            Reader::new(store, own, controls, freshness, vitals, clock, others).run(&requests)?;
         }
         Ok(())
     })?;
@@ -177,17 +179,17 @@ impl Beginner {
             Err(flusher::StartError::Stopped) => return Ok(()),
             Err(error) => return Err(error.into()),
         };
-        let (claim, counters, records) = (started.claim, started.loaded, started.replayed);
+        let (own, counters, records) = (started.own, started.loaded, started.replayed);
         tracing::info!(
             counters,
             records,
-            journal = %claim.journal,
+            journal = %own.claim().journal,
             took_ms = begun.elapsed().as_millis() as u64,
             "ready: totals are loaded and the journal is replayed"
         );
         // Either thread may be gone by now: then the supervisor knows.
-        let _ = self.to_flusher.send(Begin { store, claim, others: Vec::new() });
-        let _ = self.to_reader.send(Begin { store: reader, claim, others: started.others });
+        let _ = self.to_flusher.send(Begin { store, own: own.clone(), others: Vec::new() });
+        let _ = self.to_reader.send(Begin { store: reader, own, others: started.others });
         drop((self.to_flusher, self.to_reader));
         self.engine.run(started.writer, self.clock, to_flush)?;
         Ok(())
@@ -195,7 +197,9 @@ impl Beginner {
 }
 
 fn open_engine(settings: &Settings, disk: RealDisk) -> anyhow::Result<Starting<RealDisk>> {
-    let options = journal::Options::new(settings.journal.segment_bytes, settings.journal.max_bytes);
+    let sizes = &settings.journal;
+    let options = journal::Options::new(sizes.segment_bytes, sizes.max_bytes);
+    let options = journal::Options { keep: sizes.keep, ..options };
     let seed = (options.entropy)();
     let opened = Journal::open(disk, options)?;
     if let Some(cut) = opened.cut {
@@ -230,9 +234,9 @@ fn run_flusher(
     vitals: Arc<FlushVitals>,
     stop: &Stop,
 ) -> anyhow::Result<()> {
-    let Ok(Begin { store, claim, others: _ }) = begins.recv() else { return Ok(()) };
+    let Ok(Begin { store, own, others: _ }) = begins.recv() else { return Ok(()) };
     let (controls, freshness) = (engine.controls().clone(), Arc::clone(engine.freshness()));
-    Ok(Flusher::new(store, claim, controls, freshness, vitals).run(batches, stop)?)
+    Ok(Flusher::new(store, own, controls, freshness, vitals).run(batches, stop)?)
 }
 
 /// The store that the settings name.
@@ -328,6 +332,7 @@ fn reading(engine: &engine::Vitals, flush: &FlushVitals, stats: &Stats, clock: S
         pending_increments: None,
         lag: Duration::from_millis(engine.lag_ms(clock.now().unix_ms)),
         journal_bytes: engine.journal_bytes.load(Relaxed),
+        journal_kept_bytes: engine.journal_kept_bytes.load(Relaxed),
         last_seq: engine.last_seq.load(Relaxed),
         durable_seq: engine.durable_seq.load(Relaxed),
         applied_seq: engine.applied_seq.load(Relaxed),

@@ -153,7 +153,19 @@ impl Machine {
         let used = bytes.iter().rposition(|&byte| byte != 0).map_or(bytes.len(), |last| last + 1);
         let at = rng.usize(..used.max(1));
         *bytes.get_mut(at)? ^= 1 << rng.u32(..8);
-        Some(format!("{name} at {at}"))
+        Some(format!("a bit of {name} flips at {at}"))
+    }
+
+    /// A file is gone.
+    pub(crate) fn lose(&mut self, name: &str) -> Option<String> {
+        self.names.remove(name).map(|_| format!("{name} is gone"))
+    }
+
+    /// The first page of a file is zeros.
+    pub(crate) fn wipe(&mut self, name: &str) -> Option<String> {
+        let inode = *self.names.get(name)?;
+        self.inodes[inode].seen.iter_mut().take(4096).for_each(|byte| *byte = 0);
+        Some(format!("the first page of {name} is wiped"))
     }
 
     fn fails(&mut self, rate: u32, what: &str, name: &str) -> io::Result<()> {

@@ -26,10 +26,8 @@ impl World {
                 note!(self.common.log, "store: up {}", server.up);
             }
             6 => lock(&self.common.server).land_late(),
-            7 if plan.failovers && self.rng.u32(..3) == 0 => {
-                let lost = lock(&self.common.server).fail_over();
-                self.failed_over |= lost > 0;
-                self.count("failovers");
+            7 if plan.failovers && self.rng.u32(..2) == 0 => {
+                self.fail_over();
             }
             8 if plan.full => {
                 let mut machine = lock(&self.sites[at].machine);
@@ -65,6 +63,12 @@ impl World {
         Ok(())
     }
 
+    fn fail_over(&mut self) {
+        let lost = lock(&self.common.server).fail_over();
+        self.failed_over |= lost > 0;
+        self.count("failovers");
+    }
+
     /// The process dies now, or some calls later.
     fn kill(&mut self, at: usize) {
         self.count("kills");
@@ -98,14 +102,21 @@ impl World {
             if let Some(running) = &self.sites[at].running {
                 running.process.disarm();
             }
-            // A store that forgot is noticed at the next flush or start, so there has to be one.
-            // So is what a disk did in the background.
+            // What a disk did in the background is noticed at the next start.
             let disk = self.plan.disk.sync + self.plan.disk.write + self.plan.disk.names > 0;
-            if self.failed_over || disk || self.rng.u32(..3) == 0 {
+            if disk || self.rng.u32(..3) == 0 {
                 self.died(at, "restarted");
             }
         }
+        // So that each looks at the store once more: what it forgot is noticed without a flush.
+        lock(&self.common.clock).pass(crate::running::MAX_AGE);
         self.settle()?;
+        if self.plan.failovers && self.rng.bool() {
+            // With nothing to flush.
+            self.fail_over();
+            lock(&self.common.clock).pass(crate::running::MAX_AGE);
+            self.settle()?;
+        }
         self.retry()?;
         self.compare_memory()?;
         if self.rng.bool() {
@@ -127,7 +138,7 @@ impl World {
             for at in 0..self.sites.len() {
                 self.turn(at)?;
                 self.flush(at)?;
-                self.read(at);
+                self.read(at)?;
                 let site = &self.sites[at];
                 let up = site.running.as_ref().is_some_and(|r| r.is_settled() && !r.is_stopping());
                 settled &= up || site.lost || site.displaced;
@@ -169,7 +180,7 @@ impl World {
                 continue;
             }
             // A look at the others, which the reader's thread takes by itself.
-            self.read(at);
+            self.read(at)?;
             let asked: Vec<(usize, Option<i64>)> = self.read_all(at)?;
             for (key, shown) in asked {
                 let stored = lock(&self.common.server).db.counters.get(&self.model.keys[key]).copied();
@@ -236,7 +247,7 @@ impl World {
                 return Ok(shown);
             }
             running.turn().map_err(|fatal| fatal.to_string())?;
-            running.read();
+            running.read().map_err(|error| error.to_string())?;
         }
         Err(format!("site {at} doesn't answer reads"))
     }

@@ -8,6 +8,7 @@ mod clock;
 mod db;
 mod disk;
 mod fate;
+mod judge;
 mod log;
 mod model;
 mod plan;

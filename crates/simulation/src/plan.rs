@@ -8,6 +8,8 @@ use crate::disk::DiskFaults;
 use crate::running::{self, Settings};
 use crate::store::StoreFaults;
 
+const SMALL_SEGMENT: u64 = 6 << 10;
+
 /// What the seed chose.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Plan {
@@ -25,6 +27,10 @@ pub(crate) struct Plan {
     pub(crate) stops: bool,
     pub(crate) outages: bool,
     pub(crate) failovers: bool,
+    /// How many commits a failover may lose.
+    pub(crate) history: usize,
+    /// The journal never gets to `max_bytes`.
+    pub(crate) ample: bool,
     pub(crate) copies: bool,
     pub(crate) jumps: bool,
     pub(crate) gives_up: bool,
@@ -37,7 +43,7 @@ impl Plan {
     pub(crate) fn new(rng: &mut Rng) -> Self {
         let mut often = |percent: u32| rng.u32(..100) < percent;
         let (kills, power, full, rot) = (often(70), often(60), often(25), often(30));
-        let (stops, outages, failovers, copies) = (often(40), often(50), often(15), often(12));
+        let (stops, outages, failovers, copies) = (often(40), often(50), often(25), often(12));
         let (jumps, gives_up, edge) = (often(30), often(40), often(30));
         let (disk_fails, refuses, loses, late) = (often(20), often(30), often(50), often(40));
         let mut rate = |on: bool, up_to: u32| if on { rng.u32(1..=up_to) } else { 0 };
@@ -48,11 +54,26 @@ impl Plan {
         };
         let store =
             StoreFaults { refuse: rate(refuses, 300), lose_answer: rate(loses, 400), late: rate(late, 300) };
+        let mut settings = running::settings(rng);
+        let ample = failovers && rng.bool();
+        // Small segments, so that a failover reaches back over many.
+        let small = failovers && rng.bool();
+        if small {
+            settings.max_bytes = (settings.max_bytes / settings.segment_bytes) * SMALL_SEGMENT;
+            settings.segment_bytes = SMALL_SEGMENT;
+        }
+        if failovers {
+            let keep_ms = [0, rng.u64(10..2_000), 1_000_000][rng.usize(..3)];
+            settings.keep = Duration::from_millis(keep_ms);
+        }
+        if ample {
+            settings.max_bytes = settings.segment_bytes * 300;
+        }
         Self {
             sites: [1, 1, 2, 3][rng.usize(..4)],
             keys: rng.usize(3..9),
-            steps: rng.u64(80..320),
-            settings: running::settings(rng),
+            steps: rng.u64(80..320) * if small { 2 } else { 1 },
+            settings,
             units: [0, 300, 1000][rng.usize(..3)],
             edge,
             kills,
@@ -62,6 +83,8 @@ impl Plan {
             stops,
             outages,
             failovers,
+            history: [6, 60][rng.usize(..2)],
+            ample,
             copies,
             jumps,
             gives_up,

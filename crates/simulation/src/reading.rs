@@ -1,13 +1,15 @@
 //! What the reader's thread does, a step at a time: it asks the store for what memory doesn't
-//! hold, and looks whether other instances have flushed.
+//! hold, and looks whether other instances have flushed, and whether the store has forgotten.
 
 use std::sync::Arc;
 use std::sync::Mutex;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::time::Duration;
 
 use counter::{JournalId, Seq};
 use engine::{Control, Engine, Lookup, Now, Page, PageRequest, Refusal};
+use flusher::{FlushError, Own};
 use store::StoreReader;
 use tokio::sync::oneshot;
 
@@ -43,7 +45,9 @@ struct Asked {
 pub(crate) struct Reading {
     queue: Arc<Queue>,
     store: SimStore,
-    journal: JournalId,
+    own: Own,
+    /// Sabotage: doesn't look at its own row.
+    blind: bool,
     others: Vec<(JournalId, Seq)>,
     next_look: Duration,
     asked: Option<Asked>,
@@ -54,29 +58,38 @@ impl Reading {
     pub(crate) fn new(
         engine: &Engine,
         store: SimStore,
-        journal: JournalId,
+        own: Own,
         others: Vec<(JournalId, Seq)>,
+        blind: bool,
     ) -> Self {
         let queue = Arc::<Queue>::default();
         engine.set_lookup(Arc::clone(&queue) as Arc<dyn Lookup>);
-        Self { queue, store, journal, others, next_look: Duration::ZERO, asked: None, attempts: 0 }
+        Self { queue, store, own, blind, others, next_look: Duration::ZERO, asked: None, attempts: 0 }
     }
 
-    pub(crate) fn step(&mut self, engine: &Engine, now: Now) {
+    pub(crate) fn step(&mut self, engine: &Engine, now: Now) -> Result<(), FlushError> {
         let freshness = engine.freshness();
         if now.elapsed >= self.next_look {
             self.next_look = now.elapsed + freshness.max_age() / 2;
-            let others = self.store.others(self.journal);
+            let journal = self.own.claim().journal;
+            let others = self.store.others(journal);
             freshness.set_store_away(others.is_err());
             if let Ok(others) = others {
                 freshness.looked(now.elapsed_ms(), others != self.others);
                 self.others = others;
+            }
+            let confirmed = Seq(engine.vitals().applied_seq.load(Relaxed));
+            if let Ok(found) = self.store.standing(journal)
+                && !self.blind
+            {
+                self.own.check(found, confirmed)?;
             }
         }
         match self.asked.take() {
             Some(asked) => self.pass_on(asked),
             None => self.ask(engine),
         }
+        Ok(())
     }
 
     fn ask(&mut self, engine: &Engine) {
@@ -86,7 +99,7 @@ impl Reading {
         }
         let epoch = engine.freshness().epoch();
         let keys: Vec<&str> = requests.iter().map(|(key, _)| key.as_str()).collect();
-        let snapshot = self.store.totals(self.journal, &keys);
+        let snapshot = self.store.totals(self.own.claim().journal, &keys);
         engine.freshness().set_store_away(snapshot.is_err());
         let Ok(snapshot) = snapshot else {
             return refuse(requests);

@@ -9,15 +9,15 @@ use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use counter::{Batch, OwnerId};
+use counter::{Batch, JournalId, OwnerId};
 use engine::{
     Ack, Control, Counted, Engine, EngineFront, Limits, Now, OpenError, Policy, Refusal, Scratch, Starting,
     Writer,
 };
 use fastrand::Rng;
-use flusher::{FlushError, FlushVitals, Flusher, StartError, Wait, bring_up};
+use flusher::{FlushError, FlushVitals, Flusher, Own, StartError, Wait, bring_up};
 use journal::{Journal, Options};
-use store::{Claim, Store};
+use store::Store;
 
 use crate::clock::Clock;
 use crate::disk::{Machine, SimDisk};
@@ -35,6 +35,7 @@ pub(crate) const MAX_AGE: Duration = Duration::from_millis(400);
 pub(crate) struct Settings {
     pub(crate) segment_bytes: u64,
     pub(crate) max_bytes: u64,
+    pub(crate) keep: Duration,
     pub(crate) policy: Policy,
     pub(crate) limits: Limits,
 }
@@ -76,7 +77,7 @@ pub(crate) struct Running {
     flusher: Flusher<Box<dyn Store>>,
     reading: Reading,
     common: Common,
-    claim: Claim,
+    own: Own,
     disk: SimDisk,
     pub(crate) batch: Option<Arc<Batch>>,
     /// Batches that a sabotaged flusher has reported and not applied.
@@ -122,7 +123,7 @@ pub(crate) fn start(
     let clock = Arc::clone(&common.clock);
     let now = move || lock(&clock).now(began);
     let disk = SimDisk { machine: Arc::clone(machine), process: Arc::clone(process) };
-    let opened = Journal::open(disk.clone(), options(settings, rng))?;
+    let opened = Journal::open(disk.clone(), options(settings, common.sabotage, rng))?;
     if let Some(cut) = &opened.cut {
         note!(common.log, "cut record {} off {} at {}", cut.seq, cut.file, cut.offset);
     }
@@ -142,7 +143,8 @@ pub(crate) fn start(
     let wait = SimWait { common, rng: RefCell::new(rng.fork()), tries: Cell::new(0) };
     let started = bring_up(starting, &mut store, &mut reader, owner, engine.freshness(), &now, &wait)?;
     note!(common.log, "up: {} records replayed, {} counters loaded", started.replayed, started.loaded);
-    let reading = Reading::new(&engine, reader, started.claim.journal, started.others);
+    let blind = common.sabotage == Some(Sabotage::BlindReader);
+    let reading = Reading::new(&engine, reader, started.own.clone(), started.others, blind);
     let (controls, freshness) = (engine.controls().clone(), Arc::clone(engine.freshness()));
     let vitals = Arc::new(FlushVitals::default());
     let (front, driver) = engine.front(0);
@@ -155,10 +157,10 @@ pub(crate) fn start(
         driver: Box::pin(driver),
         writer: started.writer,
         scratch: Scratch::default(),
-        flusher: Flusher::new(Box::new(store), started.claim, controls, freshness, vitals),
+        flusher: Flusher::new(Box::new(store), started.own.clone(), controls, freshness, vitals),
         reading,
         common: common.clone(),
-        claim: started.claim,
+        own: started.own,
         disk,
         batch: None,
         owed: Vec::new(),
@@ -171,9 +173,11 @@ pub(crate) fn start(
 }
 
 /// A journal's options, with the seed's randomness.
-pub(crate) fn options(settings: &Settings, rng: &mut Rng) -> Options {
+pub(crate) fn options(settings: &Settings, sabotage: Option<Sabotage>, rng: &mut Rng) -> Options {
+    let keep = if sabotage == Some(Sabotage::TrimKept) { Duration::ZERO } else { settings.keep };
     let entropy = crate::log::shared(rng.fork());
     Options {
+        keep,
         segment_bytes: settings.segment_bytes,
         max_bytes: settings.max_bytes,
         entropy: Arc::new(move || lock(&entropy).u64(..)),
@@ -205,7 +209,7 @@ impl Running {
     /// One attempt of the flusher, if one is due.
     pub(crate) fn flush(&mut self) -> Result<(), FlushError> {
         if let Some(batch) = self.owed.first().cloned() {
-            if self.flusher_store().apply(&self.claim, &batch).is_ok() {
+            if self.flusher_store().apply(self.own.claim(), &batch).is_ok() {
                 self.owed.remove(0);
             }
             return Ok(());
@@ -233,9 +237,9 @@ impl Running {
     }
 
     /// One step of the reader.
-    pub(crate) fn read(&mut self) {
+    pub(crate) fn read(&mut self) -> Result<(), FlushError> {
         let now = self.now();
-        self.reading.step(&self.engine, now);
+        self.reading.step(&self.engine, now)
     }
 
     /// Begins a stop as SIGTERM does: nothing new, flush, end.
@@ -249,10 +253,14 @@ impl Running {
         self.stopping = Some((drained, self.now().elapsed + within));
     }
 
+    pub(crate) fn journal(&self) -> JournalId {
+        self.own.claim().journal
+    }
+
     /// Whether no other start has taken its journal over.
     pub(crate) fn owns_its_journal(&self, server: &Server) -> bool {
-        let standing = server.db.journals.get(&self.claim.journal);
-        standing.is_some_and(|standing| standing.owner == self.claim.owner)
+        let standing = server.db.journals.get(&self.journal());
+        standing.is_some_and(|standing| standing.owner == self.own.claim().owner)
     }
 
     pub(crate) fn is_stopping(&self) -> bool {
@@ -362,6 +370,7 @@ pub(crate) fn settings(rng: &mut Rng) -> Settings {
     Settings {
         segment_bytes,
         max_bytes: segment_bytes * rng.u64(4..=8),
+        keep: Duration::ZERO,
         policy: Policy {
             ack: Ack::Durable,
             max_updates: rng.usize(2..=10),

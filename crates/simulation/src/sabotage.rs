@@ -25,6 +25,10 @@ pub enum Sabotage {
     TornSnapshot,
     LoseDuplicates,
     AnswerOnHandOver,
+    TrimKept,
+    ReplayFromOwnMark,
+    BlindReader,
+    SkipBegunSync,
 }
 
 impl Sabotage {
@@ -48,6 +52,10 @@ impl Sabotage {
         Self::TornSnapshot,
         Self::LoseDuplicates,
         Self::AnswerOnHandOver,
+        Self::TrimKept,
+        Self::ReplayFromOwnMark,
+        Self::BlindReader,
+        Self::SkipBegunSync,
     ];
 
     /// Its name and what it does.
@@ -82,6 +90,12 @@ impl Sabotage {
             Self::AnswerOnHandOver => {
                 ("answer-on-hand-over", "answers before the writer has seen the request")
             }
+            Self::TrimKept => ("trim-kept", "applied segments go before they have been kept for their time"),
+            Self::ReplayFromOwnMark => {
+                ("replay-from-own-mark", "replay begins where the store once was, not where it is")
+            }
+            Self::BlindReader => ("blind-reader", "nobody looks whether the store has forgotten"),
+            Self::SkipBegunSync => ("skip-begun-sync", "which segment was begun is written without a sync"),
         }
     }
 
@@ -96,6 +110,7 @@ impl Sabotage {
             Self::SkipSync => file.ends_with(".segment"),
             Self::SkipTailSync => file == "tail.new",
             Self::SkipIdentitySync => file == "identity.json.new",
+            Self::SkipBegunSync => file == "begun",
             _ => false,
         }
     }

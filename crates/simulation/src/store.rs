@@ -1,7 +1,8 @@
 //! A database server that refuses, dies and forgets, and the product's seam to it.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use counter::{Applied, Batch, JournalId, Seq, StoreId};
 use fastrand::Rng;
@@ -9,13 +10,11 @@ use store::{
     ApplyError, Claim, ClaimError, LoadError, PageQuery, Snapshot, Standing, Store, StoreError, StoreReader,
 };
 
+use crate::clock::Clock;
 use crate::db::{Db, Rollback, Transaction};
 use crate::log::{Log, Shared, lock, note};
 use crate::process::Process;
 use crate::sabotage::Sabotage;
-
-/// So many commits a failover may lose.
-const HISTORY: usize = 6;
 
 /// How often a call goes wrong, out of 1,000.
 #[derive(Clone, Copy, Debug, Default)]
@@ -33,28 +32,44 @@ pub(crate) struct StoreFaults {
 pub(crate) struct Server {
     id: StoreId,
     pub(crate) db: Db,
-    /// Older states, the newest last.
-    history: VecDeque<Db>,
+    /// Older states, the newest last, and when each was left.
+    history: VecDeque<(Db, Duration)>,
+    /// So many commits a failover may lose.
+    pub(crate) history_len: usize,
+    /// Journals whose watermark a failover set back: when the first lost one was committed.
+    pub(crate) lost: BTreeMap<JournalId, Duration>,
+    /// How far each journal ever was.
+    pub(crate) highest: BTreeMap<JournalId, Seq>,
     pub(crate) up: bool,
     pub(crate) faults: StoreFaults,
     pub(crate) late: Vec<Transaction>,
     sabotage: Option<Sabotage>,
     rng: Rng,
+    clock: Shared<Clock>,
     log: Shared<Log>,
 }
 
 impl Server {
-    pub(crate) fn new(mut rng: Rng, sabotage: Option<Sabotage>, log: Shared<Log>) -> Self {
+    pub(crate) fn new(
+        mut rng: Rng,
+        sabotage: Option<Sabotage>,
+        clock: Shared<Clock>,
+        log: Shared<Log>,
+    ) -> Self {
         let id = StoreId(rng.u128(..).to_le_bytes());
         Self {
             id,
             db: Db::default(),
             history: VecDeque::new(),
+            history_len: 0,
+            lost: BTreeMap::new(),
+            highest: BTreeMap::new(),
             up: true,
             faults: StoreFaults::default(),
             late: Vec::new(),
             sabotage,
             rng,
+            clock,
             log,
         }
     }
@@ -79,18 +94,28 @@ impl Server {
         let lost = self.rng.usize(..=self.history.len());
         self.late.clear();
         for _ in 0..lost {
-            if let Some(db) = self.history.pop_back() {
-                self.db = db;
+            let Some((older, at)) = self.history.pop_back() else { break };
+            for (journal, standing) in &self.db.journals {
+                let before = older.journals.get(journal).map_or(Seq::ZERO, |standing| standing.watermark);
+                if before < standing.watermark {
+                    let since = self.lost.entry(*journal).or_insert(at);
+                    *since = at.min(*since);
+                }
             }
+            self.db = older;
         }
         note!(self.log, "store: failover, {lost} commits are lost");
         lost
     }
 
     fn remember(&mut self, before: Db) {
-        self.history.push_back(before);
-        if self.history.len() > HISTORY {
+        self.history.push_back((before, lock(&self.clock).elapsed));
+        if self.history.len() > self.history_len {
             self.history.pop_front();
+        }
+        for (journal, standing) in &self.db.journals {
+            let highest = self.highest.entry(*journal).or_default();
+            *highest = standing.watermark.max(*highest);
         }
     }
 
@@ -238,9 +263,11 @@ impl Store for SimStore {
             // The newest is the one before the claim.
             let torn = server.sabotage == Some(Sabotage::TornSnapshot);
             let older = server.history.iter().rev().nth(1).filter(|_| torn);
-            let counters = older.unwrap_or(&server.db).counters.clone();
+            let counters = older.map_or(&server.db, |(db, _)| db).counters.clone();
             let late = server.sabotage == Some(Sabotage::ReplayTooLate) && watermark > Seq::ZERO;
-            (counters, Seq(watermark.0 + u64::from(late)))
+            let own_mark = server.highest.get(&journal).copied();
+            let own_mark = own_mark.filter(|_| server.sabotage == Some(Sabotage::ReplayFromOwnMark));
+            (counters, own_mark.unwrap_or(Seq(watermark.0 + u64::from(late))))
         };
         for (number, (key, total)) in counters.iter().enumerate() {
             // It may go away in the middle.
@@ -272,6 +299,10 @@ impl StoreReader for SimStore {
             });
             keys.take(query.limit as usize).cloned().collect()
         })
+    }
+
+    fn standing(&mut self, journal: JournalId) -> Result<Option<Standing>, StoreError> {
+        self.read(|server| server.db.journals.get(&journal).copied())
     }
 
     fn others(&mut self, journal: JournalId) -> Result<Vec<(JournalId, Seq)>, StoreError> {

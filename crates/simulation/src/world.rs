@@ -6,7 +6,6 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use engine::{Front, Refusal};
 use fastrand::Rng;
-use flusher::{FlushError, StartError};
 
 use crate::clock::Clock;
 use crate::disk::{DiskFaults, Machine};
@@ -52,8 +51,10 @@ impl World {
         let mut rng = Rng::with_seed(seed);
         let plan = Plan::new(&mut rng);
         note!(log, "{plan:?}");
-        let server = shared(Server::new(rng.fork(), sabotage, Arc::clone(&log)));
-        let common = Common { log, clock: shared(Clock::default()), server, sabotage };
+        let clock = shared(Clock::default());
+        let mut server = Server::new(rng.fork(), sabotage, Arc::clone(&clock), Arc::clone(&log));
+        server.history_len = plan.history;
+        let common = Common { log, clock, server: shared(server), sabotage };
         let site = |at: usize, rng: &mut Rng| Site {
             machine: shared(Machine::new(
                 format!("site {at}"),
@@ -99,7 +100,7 @@ impl World {
                 0..35 => self.send(at),
                 35..60 => self.turn(at)?,
                 60..75 => self.flush(at)?,
-                75..80 => self.read(at),
+                75..80 => self.read(at)?,
                 80..86 => self.ask(at)?,
                 86..92 => self.pass_time(),
                 _ => self.befall(at)?,
@@ -285,30 +286,19 @@ impl World {
         match alive(|| running.flush()) {
             None => self.died(at, "in a flush"),
             Some(Ok(())) => {}
-            Some(Err(error)) => {
-                self.died(at, &error.to_string());
-                let expected = match error {
-                    FlushError::Fenced(_) if self.healing && self.copied_at.is_some() => {
-                        // As it says: not to be started again beside the other one.
-                        self.sites[at].displaced = true;
-                        true
-                    }
-                    FlushError::Fenced(_) => self.failed_over || self.copied_at.is_some(),
-                    FlushError::Forgot(_) => self.failed_over,
-                };
-                if !expected {
-                    return Err(format!("site {at} ended by itself: {error}"));
-                }
-            }
+            Some(Err(error)) => return self.gave_up_the_store(at, &error),
         }
         Ok(())
     }
 
-    pub(crate) fn read(&mut self, at: usize) {
-        let Some(running) = &mut self.sites[at].running else { return };
-        if alive(|| running.read()).is_none() {
-            self.died(at, "while it read from the store");
+    pub(crate) fn read(&mut self, at: usize) -> Result<(), Broken> {
+        let Some(running) = &mut self.sites[at].running else { return Ok(()) };
+        match alive(|| running.read()) {
+            None => self.died(at, "while it read from the store"),
+            Some(Ok(())) => {}
+            Some(Err(error)) => return self.gave_up_the_store(at, &error),
         }
+        Ok(())
     }
 
     pub(crate) fn died(&mut self, at: usize, how: &str) {
@@ -344,6 +334,7 @@ impl World {
             None => note!(self.common.log, "site {at}: dies while it starts"),
             Some(Ok(_)) if failed => return Err(format!("site {at} starts after a write or sync failed")),
             Some(Ok(running)) => {
+                lock(&self.common.server).lost.remove(&running.journal());
                 site.running = Some(running);
                 self.count("starts");
             }
@@ -352,29 +343,6 @@ impl World {
                 note!(self.common.log, "site {at}: doesn't start: {error}");
                 return self.refused(at, &error, failed);
             }
-        }
-        Ok(())
-    }
-
-    /// Judges a refused start.
-    fn refused(&mut self, at: usize, error: &StartError, failed: bool) -> Result<(), Broken> {
-        let full = lock(&self.sites[at].machine).full;
-        let faults = self.plan.disk;
-        let disk = failed || full || (faults.names + faults.write + faults.sync > 0 && !self.healing);
-        match error {
-            StartError::Stopped if !self.healing => {}
-            StartError::Journal(engine::OpenError::Io { .. }) | StartError::Fatal(_) if disk => {}
-            StartError::OtherOwner { .. } | StartError::JournalBehind { .. } if self.copied_at.is_some() => {
-                self.sites[at].displaced = true;
-            }
-            StartError::StoreForgot { .. } if self.failed_over => self.sites[at].lost = true,
-            // The store's row names a start so old that the directory no longer knows it: refused
-            // although it could go on, see docs/reliability.md.
-            StartError::OtherOwner { .. } if self.failed_over => {
-                self.sites[at].lost = true;
-                self.count("refused after a failover");
-            }
-            _ => return Err(format!("site {at} doesn't start: {error}")),
         }
         Ok(())
     }

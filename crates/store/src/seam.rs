@@ -161,6 +161,12 @@ pub trait StoreReader: Send {
     /// See [`StoreError`].
     fn page(&mut self, query: &PageQuery<'_>) -> Result<Vec<String>, StoreError>;
 
+    /// The journal's row, if there is one.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    fn standing(&mut self, journal: JournalId) -> Result<Option<Standing>, StoreError>;
+
     /// The watermarks of all journals but `journal`: when they are as they were, no other
     /// instance has changed a total.
     ///

@@ -7,8 +7,8 @@ mod support;
 use std::collections::BTreeMap;
 use std::thread;
 
-use counter::Seq;
-use store::{LoadError, PageQuery};
+use counter::{JournalId, Seq};
+use store::{LoadError, PageQuery, Standing};
 use support::{Building, Fixture, new_claim, plain};
 
 on_both!(
@@ -118,6 +118,9 @@ fn others_are_all_but_oneself(fixture: &Fixture) {
     store.apply(&claim, &plain(0, 7, &[("a", 1)])).unwrap();
     assert_eq!(reader.others(claim.journal).unwrap(), [(other.journal, Seq(0))]);
     assert_eq!(reader.others(other.journal).unwrap(), [(claim.journal, Seq(7))]);
+    let row = Standing { owner: claim.owner, watermark: Seq(7) };
+    assert_eq!(reader.standing(claim.journal).unwrap(), Some(row));
+    assert_eq!(reader.standing(JournalId([99; 16])).unwrap(), None);
 }
 
 /// Keys that a careless store would confuse, cut, fold or sort by a language's rules.

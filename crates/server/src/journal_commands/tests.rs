@@ -22,7 +22,7 @@ fn some_journal(data_dir: &Path) {
         let seq = journal.append(Kind::Increments, 5, &mut buffer).unwrap();
         journal.sync().unwrap();
         if seq < Seq(2) {
-            journal.trim(seq.next());
+            journal.trim(seq.next(), 0);
         }
     }
 }

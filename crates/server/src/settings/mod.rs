@@ -46,10 +46,11 @@ pub(crate) struct Flush {
     pub(crate) interval: Duration,
 }
 
-/// How much the journal may hold.
+/// How much the journal may hold, and for how long what the store has.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Journal {
     pub(crate) max_bytes: u64,
+    pub(crate) keep: Duration,
     pub(crate) segment_bytes: u64,
 }
 

@@ -227,6 +227,21 @@ pub(crate) static TABLE: &[Setting] = &[
         show: |s| show_size(s.journal.max_bytes),
     },
     Setting {
+        name: "journal.keep",
+        value_name: "TIME",
+        bare: false,
+        reach: Reach::Serve,
+        default: Default::Fixed("0s"),
+        doc: "How long the journal keeps what the store has, so that a store that comes back older \
+            (a failover, a restore) is filled up again. It is best effort within journal.max_bytes: \
+            what is pending comes first.",
+        set: |s, text| {
+            s.journal.keep = duration(text, Duration::ZERO..=Duration::from_secs(10_000 * 3600))?;
+            Ok(())
+        },
+        show: |s| show_duration(s.journal.keep),
+    },
+    Setting {
         name: "journal.segment_bytes",
         value_name: "SIZE",
         bare: false,

@@ -165,7 +165,8 @@ pub(super) fn duration(text: &str, range: RangeInclusive<Duration>) -> Result<Du
 pub(super) fn show_duration(span: Duration) -> String {
     let ms = span.as_millis();
     match ms {
-        _ if ms == 0 || !ms.is_multiple_of(1_000) => format!("{ms}ms"),
+        0 => "0s".to_owned(),
+        _ if !ms.is_multiple_of(1_000) => format!("{ms}ms"),
         _ if ms.is_multiple_of(3_600_000) => format!("{}h", ms / 3_600_000),
         _ if ms.is_multiple_of(60_000) => format!("{}m", ms / 60_000),
         _ => format!("{}s", ms / 1_000),

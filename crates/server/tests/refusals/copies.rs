@@ -24,8 +24,10 @@ fn until_flushed(server: &Server) {
     until("it is flushed", || (server.metric("incrementer_flushes_total") > 0.0).then_some(()));
 }
 
+/// Its server finds out only when it flushes.
 fn home_beside(database: &str) -> Home {
-    hoarding_home(Some(&postgres().url(database))).set("flush.max_updates", "50")
+    let home = hoarding_home(Some(&postgres().url(database)));
+    home.set("flush.max_updates", "50").set("read.max_age", "1h")
 }
 
 fn copy_of(home: &Home, database: &str) -> Home {
@@ -72,6 +74,20 @@ fn a_copy_of_a_live_data_directory_fences_the_first() {
     // What only the first one knew is still to be seen.
     let inspected = crate::tools::ask_command(&home, &["journal", "inspect"]).unwrap();
     assert_says(&inspected, &["+13 \"shared\"", "+1 \"first-0\""]);
+}
+
+/// Without a flush: it looks at its own row now and then.
+#[test]
+fn an_idle_server_notices_that_a_copy_has_been_started() {
+    let home = home_beside("idle_copy").set("read.max_age", "200ms");
+    let first = home.start();
+    count(&first, "shared", 3);
+    let copy = copy_of(&home, "idle_copy");
+    let second = copy.start();
+    assert_says(&gives_up(first), &FENCED);
+    count(&second, "shared", 1);
+    second.stop();
+    assert_eq!(Database::Postgres(postgres(), "idle_copy").totals()["shared"], 4);
 }
 
 /// A supervisor of processes would start the first one again: what it acknowledged has other
@@ -140,7 +156,7 @@ fn an_owner_that_changes_in_the_store_fences_the_server() {
 }
 
 fn fenced_by_hand(url: &str, table: &Database<'_>) {
-    let home = hoarding_home(Some(url)).set("flush.max_updates", "50");
+    let home = hoarding_home(Some(url)).set("flush.max_updates", "50").set("read.max_age", "1h");
     let server = home.start();
     count(&server, "it", 3);
     table.execute("UPDATE journals SET owner = '00000000000000000000000000000001'");

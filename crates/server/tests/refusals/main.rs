@@ -8,6 +8,7 @@ mod support;
 
 mod copies;
 mod damage;
+mod forgetful_stores;
 mod full_disk;
 mod limits;
 mod other_stores;

@@ -7,9 +7,10 @@ use super::faults::Fault;
 use super::limits::Limits;
 use super::link::Link;
 use super::session::Session;
+use super::writer::standing;
 use crate::pages::Bounds;
 use crate::url::PostgresPlace;
-use crate::{PageQuery, Snapshot, StoreError, StoreReader};
+use crate::{PageQuery, Snapshot, Standing, StoreError, StoreReader};
 
 /// One statement is one snapshot. A key is looked up by itself, in the order of the question, so
 /// that no plan can turn this into a scan.
@@ -65,6 +66,10 @@ impl StoreReader for PostgresReader {
             let rows = session.client.query(&statement, &parameters).await?;
             rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
         })
+    }
+
+    fn standing(&mut self, journal: JournalId) -> Result<Option<Standing>, StoreError> {
+        self.call(async |session| standing(session, journal).await)
     }
 
     fn others(&mut self, journal: JournalId) -> Result<Vec<(JournalId, Seq)>, StoreError> {

@@ -10,7 +10,7 @@ use super::faults::Fault;
 use super::file::{File, Use};
 use super::writer::standing;
 use crate::pages::Bounds;
-use crate::{PageQuery, Snapshot, StoreError, StoreReader};
+use crate::{PageQuery, Snapshot, Standing, StoreError, StoreReader};
 
 /// A [`StoreReader`] in a SQLite file.
 pub(crate) struct SqliteReader {
@@ -72,6 +72,10 @@ impl StoreReader for SqliteReader {
 
     fn page(&mut self, query: &PageQuery<'_>) -> Result<Vec<String>, StoreError> {
         Ok(self.read_page(query)?)
+    }
+
+    fn standing(&mut self, journal: JournalId) -> Result<Option<Standing>, StoreError> {
+        Ok(standing(self.file.connection()?, journal)?)
     }
 
     fn others(&mut self, journal: JournalId) -> Result<Vec<(JournalId, Seq)>, StoreError> {
