@@ -11,8 +11,6 @@ pub const SEAL_AT_KEYS: usize = 100_000;
 #[derive(Debug)]
 pub(crate) struct Batches {
     pub(crate) open: OpenBatch,
-    /// Tells which rows that counters remember belong to the open batch.
-    pub(crate) open_number: u32,
     open_oldest_ms: u64,
     sealed: VecDeque<Sealed>,
     in_flight: Option<Sealed>,
@@ -26,8 +24,6 @@ pub(crate) struct Batches {
 #[derive(Clone, Debug)]
 struct Sealed {
     batch: Arc<Batch>,
-    /// What `open_number` was while it grew.
-    number: u32,
     oldest_ms: u64,
 }
 
@@ -35,7 +31,6 @@ impl Default for Batches {
     fn default() -> Self {
         Self {
             open: OpenBatch::default(),
-            open_number: 1,
             open_oldest_ms: 0,
             sealed: VecDeque::new(),
             in_flight: None,
@@ -70,9 +65,8 @@ impl Batches {
             return;
         }
         let batch = Arc::new(self.open.freeze(self.sealed_upto, upto));
-        self.sealed.push_back(Sealed { batch, number: self.open_number, oldest_ms: self.open_oldest_ms });
+        self.sealed.push_back(Sealed { batch, oldest_ms: self.open_oldest_ms });
         self.sealed_upto = upto;
-        self.open_number = self.open_number.checked_add(1).unwrap_or(1);
         self.open_oldest_ms = 0;
     }
 
@@ -106,18 +100,14 @@ impl Batches {
         self.in_flight.iter().chain(&self.sealed).map(|sealed| &sealed.batch)
     }
 
-    /// Whether a counter's newest row, number `row` of batch `batch`, is still pending. `in_flight`
-    /// tells whether the batch in flight counts.
-    pub(crate) fn is_pending(&self, counter: u32, batch: u32, row: u32, in_flight: bool) -> bool {
-        if batch == self.open_number {
-            return (row as usize) < self.open.len() && self.open.row(row).counter == counter;
-        }
-        // The row is looked at as well, because numbers of batches repeat after 2^32 of them.
-        let holds = |sealed: &Sealed| {
-            let row = sealed.batch.rows().get(row as usize);
-            sealed.number == batch && row.is_some_and(|row| row.counter == counter)
-        };
-        self.in_flight.iter().filter(|_| in_flight).chain(&self.sealed).any(holds)
+    /// Whether the newest row of a counter, number `row`, is still pending. `in_flight` tells
+    /// whether the batch in flight counts. Batches leave in order, so where that row has left, no
+    /// batch that is pending has any of this counter's.
+    pub(crate) fn is_pending(&self, counter: u32, row: u32, in_flight: bool) -> bool {
+        let holds = |batch: &Batch| batch.rows().get(row as usize).is_some_and(|row| row.counter == counter);
+        let is_open = (row as usize) < self.open.len() && self.open.row(row).counter == counter;
+        let mut frozen = self.in_flight.iter().filter(|_| in_flight).chain(&self.sealed);
+        is_open || frozen.any(|sealed| holds(&sealed.batch))
     }
 
     /// How many updates are pending, one per key of each batch.

@@ -1,20 +1,31 @@
-//! Every counter that memory holds: a table that costs about 51 bytes beside the key's own.
+//! Every counter that memory holds: a table that costs about 45 bytes beside the key's own.
 //!
-//! Three parts, so that growth never copies much at once: names lie one behind the other in
-//! chunks that never move; entries are fixed-size and lie in chunks too; and 256 small hash
-//! tables of 4-byte numbers lead from a name to its entry, each of which grows by itself.
+//! Two parts, so that growth never copies much at once. Entries are fixed-size and lie in chunks,
+//! each with the names of its counters one behind the other, so that 32 bits say where a name is
+//! and how long. And 256 small hash tables of 4-byte numbers lead from a name to its entry, each
+//! of which grows by itself.
 
 use std::hash::BuildHasher;
 
+use counter::MAX_KEY_BYTES;
 use foldhash::fast::FixedState;
 use hashbrown::HashTable;
 
 /// A counter's number: counters are numbered from 0 in the order in which they came.
 pub(crate) type Number = u32;
 
+/// Says that a counter has no row in the open batch.
+pub(crate) const NO_ROW: u32 = u32::MAX;
+
 const SHARDS: usize = 256;
-const CHUNK_BITS: u32 = 14;
-const NAMES_CHUNK: usize = 1 << 20;
+/// Small enough that copying a chunk's names, once, holds nobody up.
+const CHUNK_BITS: u32 = 12;
+const CHUNK: usize = 1 << CHUNK_BITS;
+/// A name's length, less one, takes the lower bits of `Entry::name`; its offset the upper ones.
+const LENGTH_BITS: u32 = 9;
+
+const _: () = assert!(MAX_KEY_BYTES <= 1 << LENGTH_BITS);
+const _: () = assert!(CHUNK * MAX_KEY_BYTES <= 1 << (u32::BITS - LENGTH_BITS));
 
 /// What memory knows of one counter.
 #[derive(Clone, Copy, Debug)]
@@ -23,22 +34,36 @@ pub(crate) struct Entry {
     pub(crate) base: i64,
     /// `base` plus all that is pending, held within 64 bits (see `Machine::total`).
     pub(crate) total: i64,
-    /// Where its name is: chunk in the upper half, offset in the lower.
-    name: u64,
+    /// Where its name is among those of its chunk, and how long.
+    name: u32,
     hash: u32,
     /// The epoch in which `base` was heard of; 0 where the store was never asked.
     pub(crate) epoch: u32,
-    /// The batch that last opened a row for it, and which.
-    pub(crate) batch: u32,
+    /// The row that was last opened for it. Only the row itself can tell whether that is in the
+    /// open batch: then it has this counter's number.
     pub(crate) row: u32,
 }
+
+/// The entries of a chunk. Aligned to a page, since for a smaller alignment the allocator makes a
+/// block longer by as much, and so takes one of the next size for it, longer by a quarter.
+#[derive(Debug)]
+#[repr(align(4096))]
+struct Entries([Entry; CHUNK]);
+
+/// Counters whose numbers follow one another.
+#[derive(Debug)]
+struct Chunk {
+    entries: Box<Entries>,
+    names: Vec<u8>,
+}
+
+const UNUSED: Entry = Entry { base: 0, total: 0, name: 0, hash: 0, epoch: 0, row: NO_ROW };
 
 #[derive(Debug)]
 pub(crate) struct Counters {
     hasher: FixedState,
     shards: Vec<HashTable<Number>>,
-    entries: Vec<Vec<Entry>>,
-    names: Vec<Vec<u8>>,
+    chunks: Vec<Chunk>,
     len: usize,
 }
 
@@ -48,8 +73,7 @@ impl Counters {
         Self {
             hasher: FixedState::with_seed(seed),
             shards: (0..SHARDS).map(|_| HashTable::new()).collect(),
-            entries: Vec::new(),
-            names: Vec::new(),
+            chunks: Vec::new(),
             len: 0,
         }
     }
@@ -60,12 +84,12 @@ impl Counters {
 
     #[inline]
     pub(crate) fn entry(&self, number: Number) -> &Entry {
-        &self.entries[(number >> CHUNK_BITS) as usize][number as usize & ((1 << CHUNK_BITS) - 1)]
+        self.chunks[number as usize / CHUNK].entry(number)
     }
 
     #[inline]
     pub(crate) fn entry_mut(&mut self, number: Number) -> &mut Entry {
-        &mut self.entries[(number >> CHUNK_BITS) as usize][number as usize & ((1 << CHUNK_BITS) - 1)]
+        &mut self.chunks[number as usize / CHUNK].entries.0[number as usize % CHUNK]
     }
 
     #[inline]
@@ -77,27 +101,28 @@ impl Counters {
     #[inline]
     pub(crate) fn find(&self, key: &str, hash: u32) -> Option<Number> {
         let found = self.shards[shard(hash)].find(spread(hash), |&number| {
-            let entry = self.entry(number);
-            entry.hash == hash && name(&self.names, entry) == key.as_bytes()
+            let chunk = &self.chunks[number as usize / CHUNK];
+            let entry = chunk.entry(number);
+            entry.hash == hash && chunk.name(entry) == key.as_bytes()
         });
         found.copied()
     }
 
     /// Adds a counter that [`find`](Self::find) did not find. There may be up to `u32::MAX` - 1.
+    /// `key` satisfies `Key::check`, which keeps its name within the bits that there are for it.
     pub(crate) fn insert(&mut self, key: &str, hash: u32, total: i64, epoch: u32) -> Number {
+        debug_assert!((1..=MAX_KEY_BYTES).contains(&key.len()));
         let number = self.len as Number;
-        let name = self.push_name(key.as_bytes());
-        if self.entries.last().is_none_or(|chunk| chunk.len() == 1 << CHUNK_BITS) {
-            self.entries.push(Vec::with_capacity(1 << CHUNK_BITS));
+        if self.len.is_multiple_of(CHUNK) {
+            self.add_chunk();
         }
-        let entry = Entry { base: total, total, name, hash, epoch, batch: 0, row: 0 };
-        if let Some(chunk) = self.entries.last_mut() {
-            chunk.push(entry);
-        }
-        let entries = &self.entries;
+        let chunk = &mut self.chunks[self.len / CHUNK];
+        let name = (chunk.names.len() as u32) << LENGTH_BITS | (key.len() as u32 - 1);
+        chunk.names.extend_from_slice(key.as_bytes());
+        chunk.entries.0[self.len % CHUNK] = Entry { base: total, total, name, hash, epoch, row: NO_ROW };
+        let chunks = &self.chunks;
         self.shards[shard(hash)].insert_unique(spread(hash), number, |&number| {
-            let chunk = &entries[(number >> CHUNK_BITS) as usize];
-            spread(chunk[number as usize & ((1 << CHUNK_BITS) - 1)].hash)
+            spread(chunks[number as usize / CHUNK].entry(number).hash)
         });
         self.len += 1;
         number
@@ -105,18 +130,17 @@ impl Counters {
 
     /// Takes back the newest [`insert`](Self::insert).
     pub(crate) fn remove_last(&mut self) {
-        let Some(entry) = self.entries.last_mut().and_then(Vec::pop) else { return };
-        self.len -= 1;
-        let number = self.len as Number;
+        let Some(last) = self.len.checked_sub(1) else { return };
+        let number = last as Number;
+        let entry = *self.entry(number);
+        self.chunks[last / CHUNK].names.truncate((entry.name >> LENGTH_BITS) as usize);
+        if last.is_multiple_of(CHUNK) {
+            self.chunks.pop();
+        }
+        self.len = last;
         let shard = &mut self.shards[shard(entry.hash)];
         if let Ok(occupied) = shard.find_entry(spread(entry.hash), |&other| other == number) {
             occupied.remove();
-        }
-        if let Some(chunk) = self.names.last_mut() {
-            chunk.truncate(entry.name as u32 as usize);
-        }
-        if self.entries.last().is_some_and(Vec::is_empty) {
-            self.entries.pop();
         }
     }
 
@@ -124,28 +148,37 @@ impl Counters {
     #[cfg(test)]
     pub(crate) fn key(&self, number: Number) -> &str {
         // Only whole names go in, as text.
-        std::str::from_utf8(name(&self.names, self.entry(number))).unwrap_or_default()
+        let name = self.chunks[number as usize / CHUNK].name(self.entry(number));
+        std::str::from_utf8(name).unwrap_or_default()
     }
 
-    fn push_name(&mut self, key: &[u8]) -> u64 {
-        let need = key.len() + 2;
-        if self.names.last().is_none_or(|chunk| chunk.len() + need > chunk.capacity()) {
-            self.names.push(Vec::with_capacity(NAMES_CHUNK));
-        }
-        let at = self.names.len() as u64 - 1;
-        let Some(chunk) = self.names.last_mut() else { return 0 };
-        let offset = chunk.len() as u64;
-        chunk.extend_from_slice(&(key.len() as u16).to_le_bytes());
-        chunk.extend_from_slice(key);
-        at << 32 | offset
+    #[cold]
+    fn add_chunk(&mut self) {
+        let names = self.chunks.last_mut().map(Chunk::pack_names).unwrap_or_default();
+        self.chunks.push(Chunk { entries: Box::new(Entries([UNUSED; CHUNK])), names });
     }
 }
 
-#[inline]
-fn name<'a>(names: &'a [Vec<u8>], entry: &Entry) -> &'a [u8] {
-    let from = &names[(entry.name >> 32) as usize][entry.name as u32 as usize..];
-    let bytes = from.first_chunk().map_or(0, |len| usize::from(u16::from_le_bytes(*len)));
-    &from[2..2 + bytes]
+impl Chunk {
+    #[inline]
+    fn entry(&self, number: Number) -> &Entry {
+        &self.entries.0[number as usize % CHUNK]
+    }
+
+    #[inline]
+    fn name(&self, entry: &Entry) -> &[u8] {
+        let start = (entry.name >> LENGTH_BITS) as usize;
+        &self.names[start..=start + (entry.name as usize & ((1 << LENGTH_BITS) - 1))]
+    }
+
+    /// Moves the names to where they just fit. What they had grown into is for the next chunk's;
+    /// to shrink it would leave the allocator up to half of it unused.
+    fn pack_names(&mut self) -> Vec<u8> {
+        let packed = self.names.as_slice().into();
+        let mut roomy = std::mem::replace(&mut self.names, packed);
+        roomy.clear();
+        roomy
+    }
 }
 
 #[inline]
@@ -168,7 +201,7 @@ mod tests {
     #[test]
     fn many_counters_are_found_and_the_newest_can_be_taken_back() {
         let mut counters = Counters::new(1);
-        let key = |n: u32| format!("key {n} {}", "x".repeat(n as usize % 500));
+        let key = |n: u32| format!("{n:x<0$}", 5 + n as usize % (MAX_KEY_BYTES - 4));
         for n in 0..40_000 {
             let hash = counters.hash(&key(n));
             assert_eq!(counters.find(&key(n), hash), None);
@@ -179,6 +212,16 @@ mod tests {
             assert_eq!(counters.find(&key(n), counters.hash(&key(n))), None);
         }
         assert_eq!(counters.len(), 30_000);
+        let names: usize = counters.chunks.iter().map(|chunk| chunk.names.len()).sum();
+        assert_eq!(
+            names,
+            (0..30_000).map(|n| key(n).len()).sum::<usize>(),
+            "names of those taken back are left"
+        );
+        // What a chunk's names had grown into is passed on, and they still fit.
+        let spare = |chunk: &Chunk| chunk.names.capacity() - chunk.names.len();
+        let packed = &counters.chunks[..counters.chunks.len() - 1];
+        assert_eq!(packed.iter().map(spare).max(), Some(0));
         for n in 0..30_000 {
             let found = counters.find(&key(n), counters.hash(&key(n)));
             assert_eq!(found, Some(n));
@@ -187,7 +230,20 @@ mod tests {
     }
 
     #[test]
+    fn a_chunk_of_the_longest_names_is_found() {
+        let mut counters = Counters::new(2);
+        let key = |n: usize| format!("{n:0$}", MAX_KEY_BYTES);
+        for n in 0..=CHUNK {
+            let hash = counters.hash(&key(n));
+            counters.insert(&key(n), hash, 0, 1);
+        }
+        let unfound = (0..=CHUNK).find(|&n| counters.key(n as Number) != key(n));
+        assert_eq!(unfound, None);
+    }
+
+    #[test]
     fn an_entry_stays_small() {
-        assert_eq!(size_of::<Entry>(), 40);
+        assert_eq!(size_of::<Entry>(), 32);
+        assert_eq!(size_of::<Entries>(), CHUNK * size_of::<Entry>());
     }
 }

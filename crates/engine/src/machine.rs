@@ -8,7 +8,7 @@ mod stored;
 
 use std::collections::{HashMap, HashSet};
 
-use counter::{Decoder, Entry as Packed, Seq, Unit, UnitHeader};
+use counter::{Decoder, Entry as Packed, Key, Seq, Unit, UnitHeader};
 
 use crate::batches::Batches;
 use crate::counters::{Counters, Number};
@@ -56,8 +56,8 @@ struct Undo {
     row: u32,
     new_counter: bool,
     was_absent: bool,
-    /// Where a row was opened for it: the batch and row that the counter remembered before.
-    row_before: Option<(u32, u32)>,
+    /// Where a row was opened for it: the row that the counter remembered before.
+    row_before: Option<u32>,
     /// `Some` for a plain increment: what the row's flag was.
     plain: Option<bool>,
 }
@@ -79,11 +79,15 @@ impl Machine {
         }
     }
 
-    /// Takes a total over from the store, before anything else.
+    /// Takes a total over from the store, before anything else. A row whose key no increment can
+    /// have, because somebody else wrote it, stays in the store: reads find it there.
     ///
     /// # Errors
     /// There are more than `max_counters`; the text says what to do.
     pub(crate) fn load(&mut self, key: &str, total: i64) -> Result<(), String> {
+        if Key::check(key).is_err() {
+            return Ok(());
+        }
         let limit = self.limits.max_counters;
         if self.counters.len() as u64 >= limit {
             return Err(format!(
@@ -253,15 +257,12 @@ impl Machine {
             None => self.add_wide(counter, key, value, forced)?,
         }
         let entry = self.counters.entry_mut(counter);
-        let Batches { open, open_number, .. } = &mut self.batches;
-        // The row is looked at as well, because numbers of batches repeat after 2^32 of them.
-        let has_row = entry.batch == *open_number
-            && (entry.row as usize) < open.len()
-            && open.row(entry.row).counter == counter;
-        let row_before = (!has_row).then_some((entry.batch, entry.row));
+        let open = &mut self.batches.open;
+        // A row that was left from an earlier batch is past the end here, or another counter's.
+        let has_row = (entry.row as usize) < open.len() && open.row(entry.row).counter == counter;
+        let row_before = (!has_row).then_some(entry.row);
         if !has_row {
             entry.row = open.open_row(key, counter);
-            entry.batch = *open_number;
         }
         let row = entry.row;
         let was_plain = plain.then(|| open.row(row).plain);
@@ -312,10 +313,9 @@ impl Machine {
             if let Some(plain) = step.plain {
                 self.batches.open.take_back(step.row, step.value, plain);
             }
-            if let Some((batch, row)) = step.row_before {
+            if let Some(row) = step.row_before {
                 self.batches.open.close_last_row();
-                let entry = self.counters.entry_mut(step.counter);
-                (entry.batch, entry.row) = (batch, row);
+                self.counters.entry_mut(step.counter).row = row;
             }
             if step.was_absent {
                 self.absent.insert(step.counter);

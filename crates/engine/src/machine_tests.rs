@@ -327,3 +327,35 @@ fn a_key_with_something_pending_is_a_counter_though_the_store_refused_a_part() {
     settle_as_set_aside(&mut machine);
     assert_eq!(machine.read("bad"), None);
 }
+
+#[test]
+fn a_row_that_no_increment_can_have_written_stays_in_the_store() {
+    let mut machine = machine();
+    let longest = "x".repeat(counter::MAX_KEY_BYTES);
+    for key in ["", &longest, &format!("{longest}x"), "a\0b", "b"] {
+        machine.load(key, 7).unwrap();
+        assert_eq!(machine.refresh(key, Some(7), Seq::ZERO, 1), Some(Some(7)), "{key:?}");
+    }
+    assert_eq!(machine.counters(), 2);
+    assert_eq!(machine.read(&longest), Some((7, 1)));
+    assert_eq!(machine.read("b"), Some((7, 1)));
+}
+
+#[test]
+fn a_row_of_an_earlier_batch_is_not_taken_for_one_of_the_open_batch() {
+    let mut machine = machine();
+    let count = |machine: &mut Machine, keys: &[&str]| {
+        let entries: Vec<_> = keys.iter().map(|key| ((*key).to_owned(), 1)).collect();
+        machine.admit(&packed(&entries, None), 1).unwrap();
+    };
+    count(&mut machine, &["a", "b", "c"]);
+    machine.batches.seal(Seq(1));
+    // Row 0 is now of "b"; "a", which had it, gets a row of its own, and "c" is past the end.
+    count(&mut machine, &["b", "a", "c", "a"]);
+    machine.batches.seal(Seq(2));
+    machine.batches.hand_over();
+    machine.batches.confirmed();
+    let batch = machine.batches.hand_over().unwrap();
+    let rows: Vec<_> = batch.rows().iter().map(|row| (batch.key(row), row.sum)).collect();
+    assert_eq!(rows, [("b", 1), ("a", 2), ("c", 1)]);
+}

@@ -1,6 +1,6 @@
 //! What the store says of counters, put together with what is pending.
 
-use counter::{Applied, Seq};
+use counter::{Applied, Key, Seq};
 
 use super::{Machine, clamp};
 use crate::batches::{UnitSums, flushed_of};
@@ -48,7 +48,8 @@ impl Machine {
         let hash = self.counters.hash(key);
         let Some(number) = self.counters.find(key, hash) else {
             // Nothing of it is pending here, so the watermark doesn't matter.
-            if let Some(total) = stored.filter(|_| (self.counters.len() as u64) < self.limits.max_counters) {
+            let fits = (self.counters.len() as u64) < self.limits.max_counters && Key::check(key).is_ok();
+            if let Some(total) = stored.filter(|_| fits) {
                 self.counters.insert(key, hash, total, epoch);
             }
             return Some(stored);
@@ -94,7 +95,6 @@ impl Machine {
     /// Whether some batch that the store lacks has a row of this counter, be it of value 0;
     /// `in_flight`: the batch in flight counts.
     fn is_pending(&self, number: Number, in_flight: bool) -> bool {
-        let entry = self.counters.entry(number);
-        self.batches.is_pending(number, entry.batch, entry.row, in_flight)
+        self.batches.is_pending(number, self.counters.entry(number).row, in_flight)
     }
 }
