@@ -13,7 +13,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use counter::Seq;
-use engine::{Ack, Limits, Policy, Starting};
+use engine::{Ack, Clock, Limits, Policy, Starting, SystemClock};
 use journal::{Journal, Options, RealDisk};
 
 #[global_allocator]
@@ -39,7 +39,7 @@ fn main() {
         write!(key, "{number:0width$}").expect("a name");
         starting.load(&key, number as i64).expect("within the limit");
     }
-    let (writer, _) = starting.replay(Seq::ZERO).expect("an empty journal");
+    let (writer, _) = starting.replay(Seq::ZERO, SystemClock::start().now()).expect("an empty journal");
     let after = Resident::now();
 
     let beside = |bytes: u64| (bytes as f64) / (counters as f64) - name_bytes as f64;
