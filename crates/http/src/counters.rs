@@ -1,5 +1,7 @@
 //! Reading counters.
 
+use std::borrow::Cow;
+
 use counter::Key;
 use engine::{Front, Page, PageRequest};
 use form_urlencoded::Serializer;
@@ -17,8 +19,7 @@ const MAX_LIMIT: u32 = 1000;
 
 /// `GET /counters/{key}`, where `name` is the rest of the path as it was sent.
 pub(crate) async fn one<F: Front>(front: &F, name: &str) -> Result<Answer, Box<Problem>> {
-    let key = text::decode(name.as_bytes(), Plus::Plus).map_err(|error| undecodable("the path", error))?;
-    check(&key)?;
+    let key = key_of(name)?;
     match front.total(&key).await? {
         Some(total) => Ok(Answer::json(StatusCode::OK, counter(&key, total))),
         None => {
@@ -26,6 +27,16 @@ pub(crate) async fn one<F: Front>(front: &F, name: &str) -> Result<Answer, Box<P
             Err(Problem::new(StatusCode::NOT_FOUND, "no_such_counter", detail))
         }
     }
+}
+
+/// The key that the rest of a path names.
+///
+/// # Errors
+/// 400 where it isn't properly encoded, 422 where it is no key.
+pub(crate) fn key_of(name: &str) -> Result<Cow<'_, str>, Box<Problem>> {
+    let key = text::decode(name.as_bytes(), Plus::Plus).map_err(|error| undecodable("the path", error))?;
+    check(&key)?;
+    Ok(key)
 }
 
 /// `GET /counters`.
@@ -76,7 +87,8 @@ fn push_json<T: serde::Serialize + ?Sized>(json: &mut Vec<u8>, value: &T) {
     debug_assert!(written.is_ok());
 }
 
-fn next_link(prefix: &str, next: &str, limit: u32) -> Option<HeaderValue> {
+/// The `Link` to the page after `next`; `None` where it can't be written.
+pub(crate) fn next_link(prefix: &str, next: &str, limit: u32) -> Option<HeaderValue> {
     let mut query = Serializer::new(String::from("</counters?"));
     query = Serializer::for_suffix(query.finish(), "</counters?".len());
     if !prefix.is_empty() {
@@ -88,7 +100,7 @@ fn next_link(prefix: &str, next: &str, limit: u32) -> Option<HeaderValue> {
 
 /// Reads the query. A member that is unknown or comes twice is refused: a page that leaves out
 /// what the client asked for, because of a slip of the pen, would be a wrong answer.
-fn page_request(query: &str) -> Result<PageRequest, Box<Problem>> {
+pub(crate) fn page_request(query: &str) -> Result<PageRequest, Box<Problem>> {
     let mut seen = [false; 3];
     let mut request = PageRequest { prefix: String::new(), after: None, limit: DEFAULT_LIMIT };
     for member in text::members(query.as_bytes()) {

@@ -13,12 +13,14 @@ use crate::stats::Route;
 use crate::watch::Watch;
 use crate::{body, counters, form, idempotency, json};
 
-const ONE: Allowed = Allowed {
+/// What `POST /increment` takes.
+pub(crate) const ONE: Allowed = Allowed {
     formats: &[Format::Json, Format::Form],
     accept_post: "application/json, application/x-www-form-urlencoded",
 };
 
-const MANY: Allowed = Allowed {
+/// What `POST /increments` takes.
+pub(crate) const MANY: Allowed = Allowed {
     formats: &[Format::Json, Format::Lines],
     accept_post: "application/json, application/x-ndjson, application/jsonl",
 };

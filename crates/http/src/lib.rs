@@ -20,6 +20,7 @@
 //!   [`Options::header_max_bytes`], or with more than 100 fields.
 //!
 //! A line may end in LF alone (RFC 9112, section 2.2, allows it), except inside chunked framing.
+//! A request with trailers is the last on its connection: of those hyper isn't as strict.
 //! Content-Length together with Transfer-Encoding: chunked framing counts, the length is dropped
 //! before the service could see it, and the connection is closed after the answer, so that no
 //! byte after it is ever taken for a request (RFC 9112, section 6.3, leaves the choice between
@@ -29,6 +30,8 @@ mod body;
 mod connection;
 mod counters;
 mod form;
+#[doc(hidden)]
+pub mod fuzzing;
 mod head;
 mod idempotency;
 mod increments;

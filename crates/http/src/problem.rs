@@ -26,13 +26,13 @@ pub(crate) struct Problem {
     pub(crate) status: StatusCode,
     /// For programs: tells apart what has the same status.
     code: &'static str,
-    detail: Cow<'static, str>,
+    pub(crate) detail: Cow<'static, str>,
     /// Which entry of a bulk request, from 0.
     #[serde(skip_serializing_if = "Option::is_none")]
-    entry: Option<u32>,
+    pub(crate) entry: Option<u32>,
     /// Which line of an NDJSON body, from 1.
     #[serde(skip_serializing_if = "Option::is_none")]
-    line: Option<u32>,
+    pub(crate) line: Option<u32>,
     #[serde(skip)]
     pub(crate) header: Option<(HeaderName, HeaderValue)>,
     /// Whether the connection can't be used any more.

@@ -123,7 +123,8 @@ impl Route {
     }
 }
 
-const COUNTER: &str = "/counters/";
+/// What the path of one counter begins with.
+pub(crate) const COUNTER: &str = "/counters/";
 
 /// Answers one request.
 pub(crate) async fn handle<F: Front>(
@@ -138,6 +139,7 @@ pub(crate) async fn handle<F: Front>(
         Ok(answer) => answer,
         Err(problem) => Answer::from(problem),
     };
+    answer.close |= watch.is_last();
     if !body.is_end_stream() && !answer.close {
         // To ask for the rest would invite a client that waits for "100 Continue" to send it.
         answer.close = parts.headers.contains_key(EXPECT) || !body::is_here(&mut body).await;

@@ -53,6 +53,7 @@ pub(crate) struct Watch {
     blocked_since: Cell<Option<u32>>,
     verdict: Cell<Verdict>,
     stopping: Cell<bool>,
+    last: Cell<bool>,
     waker: RefCell<Option<Waker>>,
 }
 
@@ -91,6 +92,17 @@ impl Watch {
     #[inline]
     pub(crate) fn stopping(&self) -> bool {
         self.stopping.get()
+    }
+
+    /// The request that is being answered is to be the connection's last.
+    pub(crate) fn make_last(&self) {
+        self.last.set(true);
+    }
+
+    /// Whether it is.
+    #[inline]
+    pub(crate) fn is_last(&self) -> bool {
+        self.last.get()
     }
 
     /// Whom to wake with a verdict. A task keeps its waker, so that the first is enough.
@@ -161,6 +173,7 @@ impl Watchdog {
             blocked_since: Cell::new(None),
             verdict: Cell::new(Verdict::Fine),
             stopping: Cell::new(false),
+            last: Cell::new(false),
             waker: RefCell::new(None),
         });
         let number = self.watches.borrow_mut().insert(Rc::clone(&watch));

@@ -66,8 +66,7 @@ fn a_body_may_arrive_in_any_pieces() {
     let running = start();
     let mut client = running.client();
     let with_length = post("/increment", JSON, BODY);
-    let with_chunks =
-        chunked("", "7;ext=\"1\"\r\n{\"key\":\r\n00E\r\n\"k\",\"value\":1}\r\n0\r\nx-trailer: 1\r\n\r\n");
+    let with_chunks = chunked("", "7;ext=\"1\"\r\n{\"key\":\r\n00E\r\n\"k\",\"value\":1}\r\n0\r\n\r\n");
     let mut total = 0;
     for request in [with_length, with_chunks.into_bytes()] {
         for at in 1..request.len() {
@@ -101,6 +100,26 @@ fn damaged_chunks_are_refused_and_end_the_connection() {
     client.close_write();
     client.receive(false).problem(400);
     assert!(client.is_closed());
+    running.stop();
+}
+
+/// hyper looks for CR LF CR LF at the end of trailers, and then reads lines that may end in LF alone:
+/// what lies between the two ends was dropped, and what came after it taken for a request.
+#[test]
+fn a_request_with_trailers_is_the_last_of_its_connection() {
+    let running = start();
+    let hidden = String::from_utf8(post("/increment", JSON, r#"{"key":"hidden","value":1}"#)).unwrap();
+    let around = format!("POST /increments HTTP/1.1\r\nhost: a\r\ncontent-length: 500\r\n\r\n{hidden}");
+    for (at, trailers) in
+        ["x: y\r\n\r\n", "\n", "x: y\n\r\n", "x: y\r\n\n", "x: y\n\n"].into_iter().enumerate()
+    {
+        let mut client = running.client();
+        let reply = client.ask(chunked("", &format!("15\r\n{BODY}\r\n0\r\n{trailers}{around}")));
+        reply.accepted();
+        assert!(reply.closes() && client.is_closed(), "{trailers:?}");
+        assert_eq!(running.front.total("k"), Some(at as i64 + 1));
+    }
+    assert_eq!(running.front.total("hidden"), None);
     running.stop();
 }
 
