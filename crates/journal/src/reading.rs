@@ -128,6 +128,10 @@ fn check_place(
         let (theirs, ours) = (header.journal, identity.journal);
         return damaged(format!("it belongs to journal {theirs}, and this is journal {ours}"));
     }
+    // Past it, counting on would come to an end; no journal ever gets there.
+    if header.first.0 > i64::MAX as u64 {
+        return damaged(format!("it begins at seq {}, which is past all that there can be", header.first));
+    }
     let Some(before) = before else { return Ok(()) };
     if before.number + 1 != header.number {
         return damaged(format!("the segment before it, {}, is missing", segment_name(header.number - 1)));
@@ -159,7 +163,9 @@ pub(crate) fn read_segment<D: Disk>(
     loop {
         let offset = (bytes.len() - rest.len()) as u64;
         let expected = report.last.next();
-        let Some(record) = decode_record(rest, seed).filter(|record| record.seq == expected) else {
+        // What the store has was written before.
+        let fits = |record: &Record<'_>| record.seq == expected && record.applied < expected;
+        let Some(record) = decode_record(rest, seed).filter(fits) else {
             report.end = end_of(rest, seed, expected, offset, next, &report)?;
             return Ok(report);
         };
