@@ -102,8 +102,21 @@ impl Sources {
         if problems.is_empty() {
             problems.extend(contradictions(&settings, &origins));
         }
-        if problems.is_empty() { Ok(Loaded { settings, origins }) } else { Err(problems) }
+        if problems.is_empty() {
+            Ok(Loaded { settings, origins })
+        } else {
+            Err(problems.iter().map(|problem| on_one_line(problem)).collect())
+        }
     }
+}
+
+/// What was given may hold anything; a message is one line all the same.
+fn on_one_line(problem: &str) -> String {
+    let mut line = String::with_capacity(problem.len());
+    for c in problem.chars() {
+        if c.is_control() { line.extend(c.escape_default()) } else { line.push(c) }
+    }
+    line
 }
 
 /// Values that are in bounds by themselves, and don't go together.

@@ -155,6 +155,17 @@ fn unknown_settings_of_the_file_are_refused_with_their_line() {
     assert_eq!(unknown("flush = 3\n[nothing]\n[journal.max_bytes]\nx = 1").len(), 3);
 }
 
+/// Found by fuzzing: a line end in a name, or in what the PostgreSQL driver says of a URL, broke a
+/// message in two.
+#[test]
+fn a_message_is_one_line_whatever_was_given() {
+    let text = "\"a\\nb\" = 1\nstore = \"postgres://h/db?x\\u0007y=1\"";
+    let messages = problems(Sources { file: file(text), ..Sources::default() });
+    assert_eq!(messages.len(), 2, "{messages:?}");
+    assert!(messages[0].starts_with("it.toml line 1, a\\nb: there is no such setting"), "{messages:?}");
+    assert!(messages[1].contains("x\\u{7}y"), "{messages:?}");
+}
+
 #[test]
 fn every_mistake_is_told_at_once() {
     let found = problems(Sources {
