@@ -19,7 +19,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("counter", &[]),
 ];
 /// These stand above the house, or beside it: they may depend on whatever they need.
-const UNBOUND: &[&str] = &["incrementer", "simulation", "incrementer-bench", "bench"];
+const UNBOUND: &[&str] = &["incrementer", "rubbish", "simulation", "incrementer-bench", "bench"];
 
 /// The crates of others that speak HTTP, and the one of ours that may use them.
 const HTTP: (&str, &[&str]) =

@@ -1,0 +1,71 @@
+//! Settings: any file is refused with messages, or comes to settings that can be fed back.
+
+use self::product::{ConfigFile, Sources, StoreTarget, TABLE, effective, without_passwords};
+
+/// The server is a binary, so there is no crate to depend on; its settings know nothing of the
+/// rest of it.
+#[allow(
+    dead_code,
+    unreachable_pub,
+    unused_imports,
+    reason = "the server has other uses for them, and they are linted there"
+)]
+#[path = "../../server/src/settings/mod.rs"]
+mod product;
+
+const PATH: &str = "it.toml";
+
+/// A file of settings.
+pub(crate) fn file(bytes: &[u8]) {
+    let Ok(text) = str::from_utf8(bytes) else { return };
+    let file = |text: &str| Some(ConfigFile { path: PATH.to_owned(), text: text.to_owned() });
+    let is_toml = text.parse::<toml::Table>().is_ok();
+    match (Sources { file: file(text), ..Sources::default() }).load() {
+        Ok(loaded) => {
+            assert!(is_toml);
+            let shown = effective(&loaded);
+            if let StoreTarget::Postgres(url) = &loaded.settings.store {
+                let is_secret = without_passwords(url.reveal()) != url.reveal();
+                assert!(!is_secret || !shown.contains(url.reveal()), "a password prints");
+            }
+            // A masked password can't be fed back, and is refused.
+            match (Sources { file: file(&shown), ..Sources::default() }).load() {
+                Ok(again) => assert_eq!(again.settings, loaded.settings, "{shown}"),
+                Err(problems) => assert!(shown.contains("***"), "{problems:?} in {shown}"),
+            }
+        }
+        Err(problems) => {
+            assert!(!problems.is_empty());
+            let lines = text.split('\n').count();
+            for problem in &problems {
+                let rest = problem.strip_prefix(PATH).and_then(|rest| rest.strip_prefix(" line "));
+                let line = rest.and_then(|rest| rest.split([',', ':']).next()?.parse().ok());
+                assert!(line.is_some_and(|line| (1..=lines).contains(&line)), "{problem}");
+                assert!(!is_toml || !problem.contains(": not TOML: "), "{problem}");
+                assert!(!problem.contains(char::is_control), "{problem:?}");
+            }
+        }
+    }
+}
+
+/// One setting: the first byte says which, the rest is its value, as a flag would give it.
+pub(crate) fn value(bytes: &[u8]) {
+    let Some((&which, text)) = bytes.split_first() else { return };
+    let Ok(text) = str::from_utf8(text) else { return };
+    let number = usize::from(which) % TABLE.len();
+    let setting = &TABLE[number];
+    let load = |text: &str| Sources { flags: vec![(number, text.to_owned())], ..Sources::default() }.load();
+    match load(text) {
+        Ok(loaded) => {
+            let shown = (setting.show)(&loaded.settings);
+            match load(&shown) {
+                Ok(again) => assert_eq!(again.settings, loaded.settings, "{}: {shown:?}", setting.name),
+                Err(problems) => assert!(shown.contains("***"), "{}: {problems:?}", setting.name),
+            }
+        }
+        Err(problems) => {
+            assert_eq!(problems.len(), 1, "{problems:?}");
+            assert!(!problems[0].contains(char::is_control), "{:?}", problems[0]);
+        }
+    }
+}
