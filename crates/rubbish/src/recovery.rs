@@ -248,7 +248,7 @@ fn judge(
     let first = found.first().map(|(seq, _)| *seq);
     let last = found.last().map(|(seq, _)| *seq);
     let first_lost = last.map_or_else(|| places.first().map_or(1, |place| place.seq), |last| last + 1);
-    let newest_file = before.keys().filter(|name| segment_number(name).is_some()).next_back();
+    let newest_file = before.keys().rfind(|name| segment_number(name).is_some());
     for place in places {
         if first.is_some_and(|first| (first..first_lost).contains(&place.seq)) {
             continue;
