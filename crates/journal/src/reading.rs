@@ -11,6 +11,9 @@ use crate::format::{
 };
 use crate::identity::Identity;
 
+/// Larger than any disk; sums of it stay in 64 bits.
+const MAX_SEGMENT_BYTES: u64 = 1 << 50;
+
 /// How the last segment of a journal ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TailEnd {
@@ -128,9 +131,10 @@ fn check_place(
         let (theirs, ours) = (header.journal, identity.journal);
         return damaged(format!("it belongs to journal {theirs}, and this is journal {ours}"));
     }
-    // Past it, counting on would come to an end; no journal ever gets there.
-    if header.first.0 > i64::MAX as u64 {
-        return damaged(format!("it begins at seq {}, which is past all that there can be", header.first));
+    // No journal ever gets there, and counting on from there would come to an end.
+    if header.first.0 > i64::MAX as u64 || header.bytes > MAX_SEGMENT_BYTES {
+        let (first, bytes) = (header.first, header.bytes);
+        return damaged(format!("it begins at seq {first} and has {bytes} bytes, by its header; none can"));
     }
     let Some(before) = before else { return Ok(()) };
     if before.number + 1 != header.number {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 use counter::Seq;
 use journal::format::{HeaderRead, RECORD_HEADER, SegmentHeader, segment_name, segment_number};
@@ -14,6 +15,7 @@ use crate::script::Script;
 const SEGMENT: u64 = 8 << 10;
 const MAX_STEPS: usize = 24;
 const IDENTITY: &str = "identity.json";
+const BEGUN: &str = "begun";
 
 type Files = BTreeMap<String, Vec<u8>>;
 
@@ -31,7 +33,7 @@ struct Place {
 /// The first half of the bytes says what is written, the second what is damaged.
 pub(crate) fn recovery(bytes: &[u8]) {
     let mut script = Script(bytes);
-    let (before, ever) = written(&mut script);
+    let (before, ever, durable) = written(&mut script);
     let places = places(&MemoryDisk::with(&before)).expect("an undamaged journal");
     let mut after = before.clone();
     let mut is_forged = false;
@@ -41,18 +43,22 @@ pub(crate) fn recovery(bytes: &[u8]) {
     is_forged |= after.get(IDENTITY) != before.get(IDENTITY);
     let found = look(&after, is_forged);
     if !is_forged {
-        judge(&before, &after, &ever, &places, found.as_deref());
+        judge(&before, &after, (&ever, durable), &places, found.as_deref());
     }
 }
 
-fn options() -> Options {
+fn options(keep: Duration) -> Options {
     let next = AtomicU64::new(1);
     let entropy = move || next.fetch_add(1, Relaxed).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    Options { segment_bytes: SEGMENT, max_bytes: 64 * SEGMENT, entropy: Arc::new(entropy) }
+    Options { segment_bytes: SEGMENT, max_bytes: 64 * SEGMENT, keep, entropy: Arc::new(entropy) }
 }
 
 fn open(disk: &MemoryDisk) -> Result<Journal<MemoryDisk>, OpenError> {
-    Journal::open(disk.clone(), options()).map(|opened| opened.journal)
+    open_keeping(disk, Duration::ZERO)
+}
+
+fn open_keeping(disk: &MemoryDisk, keep: Duration) -> Result<Journal<MemoryDisk>, OpenError> {
+    Journal::open(disk.clone(), options(keep)).map(|opened| opened.journal)
 }
 
 fn append(journal: &mut Journal<MemoryDisk>, payload: &[u8]) {
@@ -62,22 +68,25 @@ fn append(journal: &mut Journal<MemoryDisk>, payload: &[u8]) {
     journal.append(Kind::Increments, 5, &mut buffer).expect("a disk that works");
 }
 
-/// Commits, trims and starts: the files, and every record that was ever in them, the first one
-/// first.
-fn written(script: &mut Script<'_>) -> (Files, Vec<Vec<u8>>) {
+/// Commits, trims and starts: the files, every record that was ever in them, the first one first,
+/// and how many of those are durable.
+fn written(script: &mut Script<'_>) -> (Files, Vec<Vec<u8>>, u64) {
     let disk = MemoryDisk::default();
     let mut ever = Vec::new();
-    let mut journal = open(&disk).expect("an empty directory");
-    for step in 0..usize::from(script.byte()) % MAX_STEPS {
+    let first = script.byte();
+    // Applied segments go at once, or stay for some steps.
+    let keep = Duration::from_millis(if first < 128 { 0 } else { 5 });
+    let mut journal = open_keeping(&disk, keep).expect("an empty directory");
+    for step in 0..usize::from(first) % MAX_STEPS {
         let length = usize::from(script.byte()) * 8 + step;
         match script.byte() % 16 {
             0 => {
                 let upto = journal.durable();
-                journal.trim(Seq(upto.0.saturating_sub(length as u64 % 4)));
+                journal.trim(Seq(upto.0.saturating_sub(length as u64 % 4)), step as u64);
             }
             1 => {
                 drop(journal);
-                journal = open(&disk).expect("an undamaged journal");
+                journal = open_keeping(&disk, keep).expect("an undamaged journal");
             }
             what => {
                 ever.push(vec![step as u8; length]);
@@ -89,7 +98,8 @@ fn written(script: &mut Script<'_>) -> (Files, Vec<Vec<u8>>) {
             }
         }
     }
-    (disk.files(), ever)
+    let durable = journal.durable().0;
+    (disk.files(), ever, durable)
 }
 
 fn places(disk: &MemoryDisk) -> Result<Vec<Place>, OpenError> {
@@ -229,7 +239,7 @@ fn replayed(journal: &Journal<MemoryDisk>) -> Option<Vec<(u64, Vec<u8>)>> {
 fn judge(
     before: &Files,
     after: &Files,
-    ever: &[Vec<u8>],
+    (ever, durable): (&[Vec<u8>], u64),
     places: &[Place],
     found: Option<&[(u64, Vec<u8>)]>,
 ) {
@@ -244,34 +254,29 @@ fn judge(
     if before == after {
         assert_eq!(found.len(), places.len());
     }
-    // Whatever was durable and is missing must have been damaged, or lost with its file.
-    let first = found.first().map(|(seq, _)| *seq);
-    let last = found.last().map(|(seq, _)| *seq);
-    let first_lost = last.map_or_else(|| places.first().map_or(1, |place| place.seq), |last| last + 1);
-    let newest_file = before.keys().rfind(|name| segment_number(name).is_some());
-    for place in places {
-        if first.is_some_and(|first| (first..first_lost).contains(&place.seq)) {
-            continue;
-        }
-        let header = header_of(&place.file, after.get(&place.file).map_or(&[], Vec::as_slice));
-        // Known, and listed as missing: a last segment of which nothing is left that says so. The
-        // first ones may be gone as if they had been trimmed; the store's watermark tells.
-        let is_gone = header != header_of(&place.file, &before[&place.file]);
-        let is_at_an_end = !after.contains_key(&place.file) || Some(&place.file) == newest_file;
-        // Records that were written when the first lost one was not durable prove nothing.
-        let proves_nothing = place.seq >= first_lost && place.durable_before < first_lost;
+    let missing_from =
+        found.last().map_or_else(|| places.first().map_or(1, |place| place.seq), |last| last.0 + 1);
+    let first = found.first().map_or(missing_from, |first| first.0);
+    let is_cut = places.iter().any(|place| place.seq == missing_from && is_damaged(before, after, place));
+    for place in places.iter().filter(|place| !(first..missing_from).contains(&place.seq)) {
+        // The first segments may be gone as if they had been trimmed: the store's watermark tells.
+        let is_trimmed = place.seq < first && !after.contains_key(&place.file);
+        // Written when the first missing record was not durable: then that one is a torn tail.
+        let is_tail = is_cut && place.durable_before < missing_from;
+        // What tells of the last segment, and that segment itself: nothing is left to notice it by.
+        let is_unheard_of = after.get(BEGUN) != before.get(BEGUN);
+        let is_whole = place.seq <= durable && !is_damaged(before, after, place);
         assert!(
-            is_gone && is_at_an_end || proves_nothing || is_damaged(before, after, place),
-            "record {} is whole and was dropped; {first:?} to {last:?} were found",
+            !is_whole || is_trimmed || is_tail || is_unheard_of,
+            "record {} is whole and was dropped; {first}..{missing_from} were found",
             place.seq
         );
     }
 }
 
+/// Its bytes, in a file that is there.
 fn is_damaged(before: &Files, after: &Files, place: &Place) -> bool {
     let range = place.offset..place.offset + RECORD_HEADER + place.payload.len();
-    let part = |files: &Files| {
-        files.get(&place.file).and_then(|content| content.get(range.clone()).map(<[u8]>::to_vec))
-    };
-    part(before) != part(after)
+    let part = |content: &Vec<u8>| content.get(range.clone()).map(<[u8]>::to_vec);
+    after.get(&place.file).is_some_and(|content| part(content) != part(&before[&place.file]))
 }

@@ -108,7 +108,7 @@ impl Instance {
         let controls = engine.controls().clone();
         let vitals = Arc::<FlushVitals>::default();
         Self {
-            flusher: Flusher::new(store, started.claim, controls, freshness, vitals),
+            flusher: Flusher::new(store, started.own, controls, freshness, vitals),
             writer: started.writer,
             engine,
             front,

@@ -108,7 +108,7 @@ impl World {
                 let mut entries: Vec<_> =
                     entries.iter().map(|(key, value)| (format!("key-{key}"), *value)).collect();
                 entries.push((format!("request-{number}"), 1));
-                let has_id = number % 3 == 0;
+                let has_id = number.is_multiple_of(3);
                 self.requests.push(Request { entries, has_id, acknowledged: false, unanswered: false });
                 self.send(at, number);
             }
