@@ -85,7 +85,7 @@ pub(crate) fn without_passwords(text: &str) -> String {
     masked
 }
 
-/// Where passwords stand in `text`, in order and without overlap.
+/// Where passwords stand in `text`, in order; none touches another.
 ///
 /// A URL's password lies between the first colon after `://` and the last `@` before the path
 /// ends; it errs on the side of hiding too much.
@@ -109,13 +109,16 @@ fn secrets(text: &str) -> Vec<(usize, usize)> {
         let start = at + offset + "password=".len();
         let end =
             text[start..].find(|c: char| c == '&' || c.is_whitespace()).map_or(text.len(), |i| start + i);
-        if found.iter().all(|&(from, to)| end <= from || start >= to) {
-            found.push((start, end));
-        }
+        found.push((start, end));
         at = start;
     }
     found.sort_unstable();
-    found.dedup_by(|next, kept| next.0 < kept.1);
+    // One that begins within another, or where it ends, makes that longer.
+    found.dedup_by(|next, kept| {
+        let meets = next.0 <= kept.1;
+        kept.1 = if meets { kept.1.max(next.1) } else { kept.1 };
+        meets
+    });
     found
 }
 
@@ -134,6 +137,9 @@ mod tests {
             ("postgres://h/db?sslpassword=pw", "postgres://h/db?sslpassword=***"),
             ("a postgres://u:pw@h b postgres://u:pw@h c", "a postgres://u:***@h b postgres://u:***@h c"),
             ("postgres://u:a://b@h", "postgres://u:***@h"),
+            // Found by fuzzing: two that touch were masked twice, and then taken for a password.
+            ("postgres://://:@h/db", "postgres://:***@h/db"),
+            ("postgres://u:a?password=b@c&x=1", "postgres://u:***&x=1"),
             ("host=h password=pw user=u", "host=h password=*** user=u"),
             ("sqlite:data/incrementer.db", "sqlite:data/incrementer.db"),
         ] {

@@ -1,17 +1,6 @@
 //! Settings: any file is refused with messages, or comes to settings that can be fed back.
 
-use self::product::{ConfigFile, Sources, StoreTarget, TABLE, effective, without_passwords};
-
-/// The server is a binary, so there is no crate to depend on; its settings know nothing of the
-/// rest of it.
-#[allow(
-    dead_code,
-    unreachable_pub,
-    unused_imports,
-    reason = "the server has other uses for them, and they are linted there"
-)]
-#[path = "../../server/src/settings/mod.rs"]
-mod product;
+use crate::settings::{ConfigFile, Sources, StoreTarget, TABLE, effective, without_passwords};
 
 const PATH: &str = "it.toml";
 
