@@ -373,7 +373,7 @@ impl<D: Disk> Journal<D> {
         let Some(active) = self.active.as_ref().filter(|a| self.begun.number() >= a.header.number) else {
             return 0;
         };
-        let upto = self.applied.next().min(active.header.first);
+        let upto = Seq(self.applied.0.saturating_add(1)).min(active.header.first);
         self.segments.partition_point(|segment| segment.first <= upto).saturating_sub(1)
     }
 

@@ -167,9 +167,7 @@ pub(crate) fn read_segment<D: Disk>(
     loop {
         let offset = (bytes.len() - rest.len()) as u64;
         let expected = report.last.next();
-        // What the store has was written before.
-        let fits = |record: &Record<'_>| record.seq == expected && record.applied < expected;
-        let Some(record) = decode_record(rest, seed).filter(fits) else {
+        let Some(record) = decode_record(rest, seed).filter(|record| record.seq == expected) else {
             report.end = end_of(rest, seed, expected, offset, next, &report)?;
             return Ok(report);
         };
