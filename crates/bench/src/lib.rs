@@ -1,0 +1,6 @@
+//! The experiment: servers under the same load, side by side.
+
+mod chart;
+pub mod raw;
+pub mod report;
+pub mod stats;
