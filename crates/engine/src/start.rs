@@ -69,11 +69,12 @@ impl<D: Disk> Starting<D> {
         self.journal.set_store(store)
     }
 
-    /// Remembers, durably, that `owner` is about to take the journal over from `seen`.
+    /// Remembers, durably, that `owner` is about to take the journal over from the owner in
+    /// `seen`, beside which stands the store's watermark.
     ///
     /// # Errors
     /// See [`Fatal`].
-    pub fn set_owner(&mut self, owner: OwnerId, seen: Option<OwnerId>) -> Result<(), Fatal> {
+    pub fn set_owner(&mut self, owner: OwnerId, seen: Option<(OwnerId, Seq)>) -> Result<(), Fatal> {
         self.journal.set_owner(owner, seen)
     }
 
@@ -112,7 +113,9 @@ impl<D: Disk> Starting<D> {
             records += 1;
             Ok(())
         })?;
+        // The journal is told before anything is flushed: what is applied again has a new age.
+        let forgot = watermark < self.journal.applied();
         self.journal.resume(watermark, now.elapsed_ms(), now.unix_ms);
-        Ok((Writer::new(self.machine, self.journal, self.policy), records))
+        Ok((Writer::new(self.machine, self.journal, self.policy, forgot), records))
     }
 }

@@ -56,7 +56,7 @@ pub struct Writer<D: Disk> {
     /// Since when a record waits for a sync.
     unsynced_since: Option<Duration>,
     settling: Option<Settling>,
-    /// The store has more than the newest record says.
+    /// The store has more than the newest record says, or less.
     mark_due: bool,
     /// For so many bytes there was no room.
     no_room_for: usize,
@@ -94,8 +94,9 @@ pub struct Turn {
 }
 
 impl<D: Disk> Writer<D> {
-    /// Both have been brought up to date with the store.
-    pub(crate) fn new(machine: Machine, journal: Journal<D>, policy: Policy) -> Self {
+    /// Both have been brought up to date with the store. `mark_due`: the newest record says
+    /// something else of its watermark.
+    pub(crate) fn new(machine: Machine, journal: Journal<D>, policy: Policy, mark_due: bool) -> Self {
         // What was replayed has waited long enough.
         let open_since = machine.batches.open_since_ms().map(|_| Duration::ZERO);
         Self {
@@ -106,7 +107,7 @@ impl<D: Disk> Writer<D> {
             open_since,
             unsynced_since: None,
             settling: None,
-            mark_due: false,
+            mark_due,
             no_room_for: 0,
             draining: Vec::new(),
             commits: 0,

@@ -130,7 +130,7 @@ pub fn bring_up<D: Disk>(
         let standing = waiting.until(&mut || store.standing(journal))?;
         check_place(&starting, standing)?;
         check_owner(&starting, standing)?;
-        starting.set_owner(owner, standing.map(|standing| standing.owner))?;
+        starting.set_owner(owner, standing.map(|standing| (standing.owner, standing.watermark)))?;
         match store.claim(&claim, standing) {
             Ok(()) => break,
             Err(ClaimError::Moved) => {}
@@ -207,12 +207,17 @@ fn check_place<D: Disk>(starting: &Starting<D>, standing: Option<Standing>) -> R
 }
 
 /// Whether all that the store holds of the journal came from this data directory. Where another
-/// one has taken the journal over and not flushed since, it can be taken back.
+/// one has taken the journal over and not flushed since, it can be taken back: the watermark is
+/// then where this one left it. (Or below, if the store forgot; but then the other one may have
+/// flushed up to there, and only at 0 it certainly has not.)
 fn check_owner<D: Disk>(starting: &Starting<D>, standing: Option<Standing>) -> Result<(), StartError> {
     let Some(Standing { owner, watermark }) = standing else { return Ok(()) };
     let identity = starting.identity();
-    let is_ours = identity.reach_of(owner).is_some_and(|reach| watermark <= reach);
-    if is_ours || watermark <= starting.applied() {
+    let is_ours = match identity.reach_of(owner) {
+        Some(reach) => watermark <= reach,
+        None => [starting.applied(), Seq::ZERO].contains(&watermark),
+    };
+    if is_ours {
         return Ok(());
     }
     Err(StartError::OtherOwner { journal: identity.journal, watermark, applied: starting.applied() })

@@ -13,7 +13,7 @@ use crate::format::segment_number;
 pub(crate) const FILE: &str = "identity.json";
 const NEW_FILE: &str = "identity.json.new";
 /// How many owners are remembered.
-const OWNERS: usize = 16;
+const OWNERS: usize = 48;
 
 /// Kept in `identity.json` beside the segments; replaced atomically.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,19 +24,24 @@ pub struct Identity {
     pub store: Option<StoreId>,
     /// The journal that was here before, whose segments may still have to be removed.
     pub previous: Option<JournalId>,
-    /// The starts that set out to own the journal in the store, newest first, at most 16. Where
-    /// the newest ended too early, or the store forgot its claim, an earlier one owns it still.
+    /// Who owned the journal in the store, newest first, at most 48: the starts that set out to,
+    /// and those of other directories from which it was taken back. Where the newest ended too
+    /// early, or the store forgot its claim, an earlier one owns it still.
     pub owners: Vec<Owner>,
 }
 
-/// A start that set out to own the journal.
+/// An owner of the journal in the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Owner {
     /// Its id.
     pub id: OwnerId,
-    /// The newest record when it set out: all that it wrote came after.
-    pub after: Seq,
+    /// What the store holds under this owner up to here are records of this directory; `u64::MAX`
+    /// while it is the newest start.
+    pub upto: Seq,
 }
+
+/// A start that goes on.
+const GOES_ON: Seq = Seq(u64::MAX);
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -52,25 +57,30 @@ struct Stored {
 #[serde(deny_unknown_fields)]
 struct StoredOwner {
     id: String,
-    after: u64,
+    upto: Option<u64>,
 }
 
 impl Identity {
     /// Up to where records that the store holds under `owner` come from this directory; `None`
-    /// where no start of it, as far as is remembered, was `owner`.
+    /// where it doesn't know, or no longer knows, such an owner.
     #[must_use]
     pub fn reach_of(&self, owner: OwnerId) -> Option<Seq> {
-        let at = self.owners.iter().position(|known| known.id == owner)?;
-        // The next start began where this one ended.
-        Some(at.checked_sub(1).map_or(Seq(u64::MAX), |next| self.owners[next].after))
+        self.owners.iter().find(|known| known.id == owner).map(|known| known.upto)
     }
 
-    /// Remembers a start; `seen` is who owns the journal in the store, who is not forgotten.
-    pub(crate) fn add_owner(&mut self, owner: Owner, seen: Option<OwnerId>) {
-        self.owners.retain(|known| known.id != owner.id);
-        self.owners.insert(0, owner);
+    /// Remembers a start, at which the newest record is `last`. `seen` is who owns the journal in
+    /// the store, and the watermark, up to which all is of this directory.
+    pub(crate) fn add_owner(&mut self, owner: OwnerId, last: Seq, seen: Option<(OwnerId, Seq)>) {
+        for known in &mut self.owners {
+            known.upto = known.upto.min(last);
+        }
+        self.owners.retain(|known| known.id != owner);
+        if let Some((id, upto)) = seen.filter(|(id, _)| self.reach_of(*id).is_none()) {
+            self.owners.insert(0, Owner { id, upto });
+        }
+        self.owners.insert(0, Owner { id: owner, upto: GOES_ON });
         while self.owners.len() > OWNERS {
-            let oldest = self.owners.iter().rposition(|known| Some(known.id) != seen);
+            let oldest = self.owners.iter().rposition(|known| Some(known.id) != seen.map(|(id, _)| id));
             self.owners.remove(oldest.unwrap_or(OWNERS));
         }
     }
@@ -101,7 +111,7 @@ impl Identity {
             owners: stored
                 .owners
                 .iter()
-                .map(|owner| Ok(Owner { id: id(&owner.id)?, after: Seq(owner.after) }))
+                .map(|owner| Ok(Owner { id: id(&owner.id)?, upto: owner.upto.map_or(GOES_ON, Seq) }))
                 .collect::<Result<_, OpenError>>()?,
         }))
     }
@@ -125,7 +135,10 @@ impl Identity {
             owners: self
                 .owners
                 .iter()
-                .map(|owner| StoredOwner { id: owner.id.to_string(), after: owner.after.0 })
+                .map(|owner| StoredOwner {
+                    id: owner.id.to_string(),
+                    upto: Some(owner.upto.0).filter(|_| owner.upto != GOES_ON),
+                })
                 .collect(),
         };
         let bytes = serde_json::to_vec(&stored).map_err(|error| Fatal::new("encode", FILE)(error.into()))?;
@@ -141,21 +154,38 @@ impl Identity {
 mod tests {
     use super::*;
 
+    const JOURNAL: JournalId = JournalId([9; 16]);
+
+    fn id(number: u8) -> OwnerId {
+        OwnerId([number; 16])
+    }
+
     #[test]
     fn the_owner_that_the_store_knows_is_not_forgotten_among_many_starts() {
-        let id = |number: u8| OwnerId([number; 16]);
-        let journal = JournalId([9; 16]);
-        let mut identity = Identity { journal, store: None, previous: None, owners: Vec::new() };
-        for number in 1..=40 {
-            identity.add_owner(Owner { id: id(number), after: Seq(10 * u64::from(number)) }, Some(id(3)));
+        let mut identity = Identity { journal: JOURNAL, store: None, previous: None, owners: Vec::new() };
+        for number in 1..=99 {
+            identity.add_owner(id(number), Seq(10 * u64::from(number)), Some((id(3), Seq(30))));
         }
         assert_eq!(identity.owners.len(), OWNERS);
-        assert_eq!(identity.reach_of(id(40)), Some(Seq(u64::MAX)), "it goes on");
-        assert_eq!(identity.reach_of(id(39)), Some(Seq(400)), "the next one began there");
+        assert_eq!(identity.reach_of(id(99)), Some(GOES_ON));
+        assert_eq!(identity.reach_of(id(98)), Some(Seq(990)), "the next one began there");
         assert!(identity.reach_of(id(3)).is_some());
         assert_eq!(identity.reach_of(id(4)), None);
         // The same start sets out again.
-        identity.add_owner(Owner { id: id(40), after: Seq(400) }, None);
-        assert_eq!((identity.owners.len(), identity.owners[1].id), (OWNERS, id(39)));
+        identity.add_owner(id(99), Seq(990), None);
+        assert_eq!((identity.owners.len(), identity.owners[1].id), (OWNERS, id(98)));
+    }
+
+    #[test]
+    fn of_another_directory_only_what_was_seen_is_ours() {
+        let mut identity = Identity { journal: JOURNAL, store: None, previous: None, owners: Vec::new() };
+        identity.add_owner(id(1), Seq(0), None);
+        identity.add_owner(id(2), Seq(20), Some((id(9), Seq(12))));
+        let reaches = [1, 2, 9].map(|number| identity.reach_of(id(number)));
+        assert_eq!(reaches, [Some(Seq(20)), Some(GOES_ON), Some(Seq(12))]);
+        // Seen again, it brought nothing more of ours into the store.
+        identity.add_owner(id(3), Seq(30), Some((id(9), Seq(12))));
+        let reaches = [2, 9].map(|number| identity.reach_of(id(number)));
+        assert_eq!(reaches, [Some(Seq(30)), Some(Seq(12))]);
     }
 }

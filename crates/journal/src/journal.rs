@@ -12,7 +12,7 @@ use crate::begun::Begun;
 use crate::disk::{Disk, DiskFile, Job};
 use crate::error::{Fatal, NoRoom};
 use crate::format::{Kind, RECORDS_START, Record, RecordBuffer, SegmentHeader, record_bytes, segment_name};
-use crate::identity::{Identity, Owner};
+use crate::identity::Identity;
 use crate::keep::{Sightings, date, surplus};
 use crate::prepare::Preparation;
 
@@ -215,13 +215,14 @@ impl<D: Disk> Journal<D> {
         self.identity.write(&self.disk)
     }
 
-    /// Remembers, durably, that `owner` is about to take the journal over in the store from
-    /// `seen`. To be called before the store hears of it.
+    /// Remembers, durably, that `owner` is about to take the journal over in the store from the
+    /// owner in `seen`, beside which stands the store's watermark. To be called before the store
+    /// hears of it, and when all up to that watermark is known to be of this directory.
     ///
     /// # Errors
     /// See [`Fatal`].
-    pub fn set_owner(&mut self, owner: OwnerId, seen: Option<OwnerId>) -> Result<(), Fatal> {
-        self.identity.add_owner(Owner { id: owner, after: self.last }, seen);
+    pub fn set_owner(&mut self, owner: OwnerId, seen: Option<(OwnerId, Seq)>) -> Result<(), Fatal> {
+        self.identity.add_owner(owner, self.last, seen);
         self.identity.write(&self.disk)
     }
 

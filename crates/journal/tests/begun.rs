@@ -157,3 +157,20 @@ fn a_new_journal_in_the_same_directory_begins_at_none() {
     fs::remove_file(dir.path().join(segment_name(1))).unwrap();
     assert_missed(dir.path(), &segment_name(1), "missing");
 }
+
+/// A header that became durable without its first record, or whose first record was torn.
+#[test]
+fn a_segment_without_records_knows_what_the_store_has() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut journal = try_open(dir.path()).unwrap();
+    append(&mut journal, SEGMENT as usize - 4200);
+    journal.sync().unwrap();
+    journal.trim(Seq(1), 0);
+    append(&mut journal, 100);
+    drop(journal);
+    let second = dir.path().join(segment_name(2));
+    let header = fs::read(&second).unwrap()[..4096].to_vec();
+    fs::write(&second, [header, vec![0; SEGMENT as usize - 4096]].concat()).unwrap();
+    let journal = try_open(dir.path()).unwrap();
+    assert_eq!((journal.last(), journal.applied()), (Seq(1), Seq(1)), "nothing is pending");
+}

@@ -57,6 +57,9 @@ impl World {
         }
         let now = lock(&self.common.clock).elapsed;
         let age = server.lost.get(&journal).map(|since| now.saturating_sub(*since));
+        if age.is_none() && self.copied_at.is_none() {
+            return Err("what an earlier start found to be lost was applied again, or is pending".to_owned());
+        }
         // Best effort where room or calendar are in the way.
         let keeps = self.plan.ample && !self.plan.full && !self.plan.jumps;
         if keeps && age.is_some_and(|age| age < self.plan.settings.keep) {

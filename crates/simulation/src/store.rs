@@ -1,11 +1,12 @@
 //! A database server that refuses, dies and forgets, and the product's seam to it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use counter::{Applied, Batch, JournalId, Seq, StoreId};
+use counter::{Applied, Batch, JournalId, OwnerId, Seq, StoreId};
 use fastrand::Rng;
+use journal::Identity;
 use store::{
     ApplyError, Claim, ClaimError, LoadError, PageQuery, Snapshot, Standing, Store, StoreError, StoreReader,
 };
@@ -40,6 +41,11 @@ pub(crate) struct Server {
     pub(crate) lost: BTreeMap<JournalId, Duration>,
     /// How far each journal ever was.
     pub(crate) highest: BTreeMap<JournalId, Seq>,
+    /// Who has ever moved a watermark.
+    flushed: BTreeSet<OwnerId>,
+    /// After a copy and a failover, the copy has flushed up to where the other directory had: it
+    /// can't tell, see docs/reliability.md.
+    pub(crate) coincidence: bool,
     pub(crate) up: bool,
     pub(crate) faults: StoreFaults,
     pub(crate) late: Vec<Transaction>,
@@ -64,6 +70,8 @@ impl Server {
             history_len: 0,
             lost: BTreeMap::new(),
             highest: BTreeMap::new(),
+            flushed: BTreeSet::new(),
+            coincidence: false,
             up: true,
             faults: StoreFaults::default(),
             late: Vec::new(),
@@ -85,8 +93,16 @@ impl Server {
         let wrote = matches!(outcome, Ok((_, true)));
         note!(self.log, "store: late COMMIT of {}..{}: {wrote}", transaction.from, transaction.upto);
         if wrote {
+            self.flushed.insert(transaction.claim.owner);
             self.remember(before);
         }
+    }
+
+    /// Looks whether a directory is about to take the records of another one for its own.
+    pub(crate) fn look_for_coincidence(&mut self, identity: &Identity, applied: Seq) {
+        let Some(Standing { owner, watermark }) = self.db.journals.get(&identity.journal) else { return };
+        let unknown = identity.reach_of(*owner).is_none();
+        self.coincidence |= unknown && *watermark == applied && self.flushed.contains(owner);
     }
 
     /// Another server takes over that lacks the last commits; how many.
@@ -187,6 +203,7 @@ impl SimStore {
         };
         note!(server.log, "store: COMMIT of {from}..{upto}, new {wrote}");
         if wrote {
+            server.flushed.insert(claim.owner);
             server.remember(before);
         }
         if server.chance(server.faults.lose_answer) {

@@ -263,8 +263,10 @@ impl World {
             if key == EDGE && self.plan.edge {
                 continue;
             }
-            let known =
-                |op: &Op| !op.twin && op.acked.iter().any(|&(site, step)| site == at && step < asked_at);
+            let told = !lock(&self.common.server).coincidence;
+            let known = |op: &Op| {
+                told && !op.twin && op.acked.iter().any(|&(site, step)| site == at && step < asked_at)
+            };
             let (low, high) = self.model.bounds_meanwhile(key, known);
             let shown = i128::from(total.unwrap_or(0));
             if shown < low || shown > high || (total.is_none() && self.model.has_key(key, known)) {
