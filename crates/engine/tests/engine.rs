@@ -180,6 +180,31 @@ fn what_was_answered_is_there_after_a_start_without_any_flush() {
     thread.join().unwrap().unwrap();
 }
 
+/// Or the age of what is applied again would count from the first time.
+#[test]
+fn a_start_that_finds_the_store_older_writes_that_down_before_it_flushes() {
+    let dir = tempfile::tempdir().unwrap();
+    let known = || {
+        let journal = Journal::open(RealDisk::new(dir.path()).unwrap(), Options::new(SEGMENT, 4 * SEGMENT));
+        journal.unwrap().journal.applied()
+    };
+    let table = Arc::new(Mutex::new(Table::default()));
+    let Running { engine, thread, batches } = start(dir.path(), policy(Ack::Durable), 4, &Table::default());
+    let flusher = flush_all(batches, &engine, &table);
+    on_lane(&engine, 0, async |front| drop(front.count(&one("a", 3), None).await.unwrap()));
+    assert!(engine.controls().drain(Duration::from_secs(60), &|| false));
+    engine.controls().send(Control::Quit);
+    thread.join().unwrap().unwrap();
+    flusher.join().unwrap();
+    assert_eq!(known(), Seq(1));
+
+    let Running { engine, thread, batches } = start(dir.path(), policy(Ack::Durable), 4, &Table::default());
+    engine.controls().send(Control::Quit);
+    thread.join().unwrap().unwrap();
+    assert!(batches.try_recv().is_err(), "nothing was flushed");
+    assert_eq!(known(), Seq::ZERO);
+}
+
 #[test]
 fn a_full_journal_refuses_until_the_store_takes_what_is_pending() {
     let dir = tempfile::tempdir().unwrap();

@@ -87,7 +87,7 @@ impl<F: DiskFile> Begun<F> {
             let there = names.contains(&self.number);
             let what = if there { "its header fails its checksum in both copies" } else { "it is missing" };
             (segment_name(self.number), format!("{what}, and it was begun"))
-        } else if last > self.number + 1 {
+        } else if last > self.number.saturating_add(1) {
             let name = segment_name(last);
             (FILE.to_owned(), format!("its checksums fail, or it is an older copy: there is {name}"))
         } else {
