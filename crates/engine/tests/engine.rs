@@ -191,7 +191,7 @@ fn a_start_that_finds_the_store_older_writes_that_down_before_it_flushes() {
     let table = Arc::new(Mutex::new(Table::default()));
     let Running { engine, thread, batches } = start(dir.path(), policy(Ack::Durable), 4, &Table::default());
     let flusher = flush_all(batches, &engine, &table);
-    on_lane(&engine, 0, async |front| drop(front.count(&one("a", 3), None).await.unwrap()));
+    on_lane(&engine, 0, async |front| front.count(&one("a", 3), None).await.unwrap());
     assert!(engine.controls().drain(Duration::from_secs(60), &|| false));
     engine.controls().send(Control::Quit);
     thread.join().unwrap().unwrap();

@@ -72,8 +72,9 @@ pub enum StartError {
         "the store holds journal {journal} up to seq {watermark}, but the data directory begins at seq \
          {first_kept}: seq {from} to {upto} were applied once and are lost in the store (a failover or a \
          restore lost its last commits). Ways out: bring back a newer copy of the store; or accept that these \
-         are lost and let the store go on after them: UPDATE journals SET seq = {upto} WHERE id = '{journal}' \
-         and start again, which applies what the data directory still has; or name an empty one with \
+         are lost and let the store go on after them: INSERT INTO journals (id, owner, seq) VALUES \
+         ('{journal}', '{owner}', {upto}) ON CONFLICT (id) DO UPDATE SET owner = excluded.owner, seq = \
+         excluded.seq; and start again, which applies what the data directory still has; or name an empty one with \
          --data-dir, and what this one has stays in it: `incrementer journal inspect` shows it. For the next \
          time: the setting journal.keep keeps what was applied, so that it can be applied again",
         from = .watermark.0 + 1,
@@ -86,6 +87,8 @@ pub enum StartError {
         watermark: Seq,
         /// The oldest record that is left.
         first_kept: Seq,
+        /// The newest start of this data directory.
+        owner: OwnerId,
     },
 }
 
@@ -194,7 +197,9 @@ fn check_place<D: Disk>(starting: &Starting<D>, standing: Option<Standing>) -> R
         return Err(StartError::JournalBehind { journal, watermark, last });
     }
     if watermark.next() < first_kept {
-        return Err(StartError::StoreForgot { journal, watermark, first_kept });
+        let known = starting.identity().owners.first().map(|known| known.id);
+        let owner = known.or(standing.map(|standing| standing.owner)).unwrap_or(OwnerId([0; 16]));
+        return Err(StartError::StoreForgot { journal, watermark, first_kept, owner });
     }
     if watermark < starting.applied() {
         let applied = starting.applied();

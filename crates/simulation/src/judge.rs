@@ -33,7 +33,7 @@ impl World {
             StartError::OtherOwner { .. } | StartError::JournalBehind { .. } if self.copied_at.is_some() => {
                 self.sites[at].displaced = true;
             }
-            StartError::StoreForgot { journal, watermark, first_kept } if self.failed_over => {
+            StartError::StoreForgot { journal, watermark, first_kept, .. } if self.failed_over => {
                 self.sites[at].lost = true;
                 self.count("starts refused because the store forgot");
                 return self.check_forgotten(*journal, *watermark, *first_kept);

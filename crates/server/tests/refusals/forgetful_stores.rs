@@ -125,8 +125,8 @@ fn what_no_journal_has_any_more_is_named() {
     // The way out that loses only what is gone, as it is written there.
     let has = held_by_the_journal(&home, "it");
     assert!(0 < has && has < sent - 3, "{has} of {sent}");
-    let begins = refused.find("UPDATE journals").expect("a statement");
-    let ends = refused.find(" and start again").expect("an end of it");
+    let begins = refused.find("INSERT INTO journals").expect("a statement");
+    let ends = refused.find("; and start again").expect("an end of it");
     let table = Database::sqlite(&path);
     table.execute(&refused[begins..ends]);
     let server = home.start();
