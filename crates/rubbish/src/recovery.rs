@@ -254,8 +254,9 @@ fn judge(
     if before == after {
         assert_eq!(found.len(), places.len());
     }
-    let missing_from =
-        found.last().map_or_else(|| places.first().map_or(1, |place| place.seq), |last| last.0 + 1);
+    let in_files = places.iter().find(|place| after.contains_key(&place.file));
+    let begins = in_files.map_or(1, |place| place.seq);
+    let missing_from = found.last().map_or(begins, |last| last.0 + 1);
     let first = found.first().map_or(missing_from, |first| first.0);
     let is_cut = places.iter().any(|place| place.seq == missing_from && is_damaged(before, after, place));
     for place in places.iter().filter(|place| !(first..missing_from).contains(&place.seq)) {
