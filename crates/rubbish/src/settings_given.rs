@@ -3,6 +3,8 @@
 use crate::settings::{ConfigFile, Sources, StoreTarget, TABLE, effective, without_passwords};
 
 const PATH: &str = "it.toml";
+/// What stands where a password was.
+const MASK: &str = "***";
 
 /// A file of settings.
 pub(crate) fn file(bytes: &[u8]) {
@@ -17,10 +19,11 @@ pub(crate) fn file(bytes: &[u8]) {
                 let is_secret = without_passwords(url.reveal()) != url.reveal();
                 assert!(!is_secret || !shown.contains(url.reveal()), "a password prints");
             }
-            // A masked password can't be fed back, and is refused.
-            match (Sources { file: file(&shown), ..Sources::default() }).load() {
-                Ok(again) => assert_eq!(again.settings, loaded.settings, "{shown}"),
-                Err(problems) => assert!(shown.contains("***"), "{problems:?} in {shown}"),
+            // A masked password can't be fed back.
+            if !shown.contains(MASK) {
+                let again = (Sources { file: file(&shown), ..Sources::default() }).load();
+                let again = again.unwrap_or_else(|problems| panic!("{problems:?} in {shown}"));
+                assert_eq!(again.settings, loaded.settings, "{shown}");
             }
         }
         Err(problems) => {
@@ -47,9 +50,9 @@ pub(crate) fn value(bytes: &[u8]) {
     match load(text) {
         Ok(loaded) => {
             let shown = (setting.show)(&loaded.settings);
-            match load(&shown) {
-                Ok(again) => assert_eq!(again.settings, loaded.settings, "{}: {shown:?}", setting.name),
-                Err(problems) => assert!(shown.contains("***"), "{}: {problems:?}", setting.name),
+            if !shown.contains(MASK) {
+                let again = load(&shown).unwrap_or_else(|problems| panic!("{problems:?} for {shown:?}"));
+                assert_eq!(again.settings, loaded.settings, "{}: {shown:?}", setting.name);
             }
         }
         Err(problems) => {

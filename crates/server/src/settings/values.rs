@@ -227,7 +227,8 @@ mod tests {
             assert!(log_level(text).is_ok(), "{text}");
         }
         // The last one was found by fuzzing: the parser of the filter cut it inside a character.
-        for text in ["", "inf", "INFO!", "info,engine", "engine=loud", "s\u{dd}  B\n\t["] {
+        for text in ["", "inf", "INFO!", "info,engine", "engine=loud", "\t\n\n\n\n\ns\u{dd}  B\n\t[\t\n\n\n"]
+        {
             assert!(log_level(text).is_err(), "{text}");
         }
     }
