@@ -1,8 +1,10 @@
 //! `incrementer-bench`: servers under load, side by side.
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use clap::Parser;
+use incrementer_bench::{profile, report};
 
 /// Servers under the same load, side by side.
 #[derive(Debug, Parser)]
@@ -14,24 +16,34 @@ struct Arguments {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
-    /// Writes a page with tables and charts from the raw JSON of experiments.
+    /// Where the CPU time of the durable server goes under load: a flame graph and a table
+    Profile(profile::Options),
+    /// Writes a page with tables and charts from the raw JSON of experiments
     Report {
-        /// What `run`, `grow`, `bulk` and `start` wrote.
+        /// What `run`, `grow`, `bulk` and `start` wrote
         #[arg(required = true, value_name = "RAW.json")]
         raw: Vec<PathBuf>,
-        /// The folder for the page and its charts.
+        /// The folder for the page and its charts
         #[arg(long, default_value = "report", value_name = "DIR")]
         out: PathBuf,
     },
 }
 
-fn main() -> anyhow::Result<()> {
-    match Arguments::parse().command {
-        Command::Report { raw, out } => {
-            for path in incrementer_bench::report::write(&raw, &out)? {
+fn main() -> ExitCode {
+    let outcome = match Arguments::parse().command {
+        Command::Profile(options) => profile::run(&options),
+        Command::Report { raw, out } => report::write(&raw, &out),
+    };
+    match outcome {
+        Ok(written) => {
+            for path in written {
                 println!("{}", path.display());
             }
-            Ok(())
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
         }
     }
 }

@@ -1,0 +1,199 @@
+//! Where the CPU time of the durable server goes under load: a flame graph, and a table of shares.
+
+mod classes;
+mod stacks;
+mod under_load;
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, bail, ensure};
+
+use classes::{Class, class};
+use stacks::{Stack, folded, parse};
+use under_load::UnderLoad;
+
+/// Samples per second and thread; no divisor of what timers like.
+const SAMPLES_PER_S: u32 = 499;
+/// Of each stack so many bytes are kept, enough for an HTTP worker's.
+const STACK_BYTES: u32 = 16_384;
+
+/// What is profiled.
+#[derive(Debug, clap::Args)]
+pub struct Options {
+    /// The server's binary; by default the one beside this program
+    #[arg(long, value_name = "FILE")]
+    server: Option<PathBuf>,
+    /// A server that runs already, and is under load already, instead of one of its own
+    #[arg(long, value_name = "PID", conflicts_with_all = ["server", "connections", "keys", "server_arguments"])]
+    pid: Option<u32>,
+    /// How long it is watched, in seconds
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=600))]
+    seconds: u32,
+    /// Connections of the load
+    #[arg(long, default_value_t = 400, value_parser = clap::value_parser!(u32).range(2..=20_000))]
+    connections: u32,
+    /// Different keys, chosen at random
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
+    keys: u32,
+    /// The folder for flame graph and table
+    #[arg(long, default_value = "profile", value_name = "DIR")]
+    out: PathBuf,
+    /// Given to the server, such as `-- --store postgres://…`
+    #[arg(last = true)]
+    server_arguments: Vec<String>,
+}
+
+/// Puts a server under load (unless one is named), watches it with perf, and writes `profile.svg`
+/// and `profile.md`. Returns the files.
+///
+/// # Errors
+/// perf or wrk is missing or not allowed; the server doesn't start; the folder can't be written.
+pub fn run(options: &Options) -> anyhow::Result<Vec<PathBuf>> {
+    installed("perf", "--version", "linux-perf")?;
+    let recorded = tempfile::NamedTempFile::new().context("can't make a temporary file")?;
+    if let Some(pid) = options.pid {
+        record(pid, options.seconds, recorded.path())?;
+    } else {
+        installed("wrk", "-v", "wrk")?;
+        let server = match &options.server {
+            Some(server) => server.clone(),
+            None => beside()?,
+        };
+        let load = UnderLoad::start(
+            &server,
+            &options.server_arguments,
+            options.seconds,
+            options.connections,
+            options.keys,
+        )?;
+        record(load.pid(), options.seconds, recorded.path())?;
+        load.stop()?;
+    }
+    let stacks = parse(&script(recorded.path())?);
+    ensure!(!stacks.is_empty(), "perf saw nothing: the server did not run while it was watched");
+    let can_not = || format!("can't write into {}", options.out.display());
+    std::fs::create_dir_all(&options.out).with_context(can_not)?;
+    let (graph, table) = (options.out.join("profile.svg"), options.out.join("profile.md"));
+    std::fs::write(&graph, flame_graph(&stacks)?).with_context(can_not)?;
+    std::fs::write(&table, shares(&stacks)).with_context(can_not)?;
+    Ok(vec![graph, table])
+}
+
+/// The server's binary is built into the same folder.
+fn beside() -> anyhow::Result<PathBuf> {
+    let server = std::env::current_exe()?.with_file_name("incrementer");
+    let missing = || format!("{} is missing: build it, or name another with --server", server.display());
+    ensure!(server.is_file(), missing());
+    Ok(server)
+}
+
+fn installed(program: &str, version: &str, package: &str) -> anyhow::Result<()> {
+    let found = Command::new(program).arg(version).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    // wrk -v ends with 1; that it could be started is enough.
+    found
+        .map(drop)
+        .with_context(|| format!("{program} can't be started; on Debian: apt-get install {package}"))
+}
+
+/// By the clock of each CPU, since virtual machines often have no counters of cycles.
+fn record(pid: u32, seconds: u32, into: &Path) -> anyhow::Result<()> {
+    let mut perf = Command::new("perf");
+    perf.args(["record", "--quiet", "--event", "cpu-clock"]);
+    perf.args(["--freq", &SAMPLES_PER_S.to_string(), "--call-graph", &format!("dwarf,{STACK_BYTES}")]);
+    perf.args(["--pid", &pid.to_string(), "--output"]).arg(into);
+    perf.args(["--", "sleep", &seconds.to_string()]);
+    let output = perf.output().context("perf can't be started")?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        bail!("perf record failed; it may need root, or kernel.perf_event_paranoid=1: {}", said.trim());
+    }
+    Ok(())
+}
+
+fn script(recorded: &Path) -> anyhow::Result<String> {
+    let mut perf = Command::new("perf");
+    perf.args(["script", "-F", "comm,tid,time,period,event,ip,sym,dso", "-i"]).arg(recorded);
+    let output = perf.output().context("perf can't be started")?;
+    ensure!(
+        output.status.success(),
+        "perf script failed: {}",
+        String::from_utf8_lossy(&output.stderr).trim()
+    );
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+fn flame_graph(stacks: &[Stack]) -> anyhow::Result<Vec<u8>> {
+    let mut options = inferno::flamegraph::Options::default();
+    options.title = "CPU time of incrementer under load, by thread".to_owned();
+    options.count_name = "µs".to_owned();
+    let lines = folded(stacks);
+    let mut graph = Vec::new();
+    inferno::flamegraph::from_lines(&mut options, lines.iter().map(String::as_str), &mut graph)
+        .context("the flame graph can't be drawn")?;
+    Ok(graph)
+}
+
+/// The table: each class's share of all CPU time, and by thread.
+fn shares(stacks: &[Stack]) -> String {
+    let mut of_class: BTreeMap<Class, u64> = BTreeMap::new();
+    let mut of_thread: BTreeMap<&str, u64> = BTreeMap::new();
+    for stack in stacks {
+        *of_class.entry(class(stack)).or_default() += stack.period;
+        *of_thread.entry(&stack.thread).or_default() += stack.period;
+    }
+    let all: u64 = of_class.values().sum();
+    let share = |part: u64| 100.0 * part as f64 / all.max(1) as f64;
+    let mut text = "| the server's CPU time | share |\n| --- | ---: |\n".to_owned();
+    for class in Class::ALL {
+        let part = of_class.get(&class).copied().unwrap_or(0);
+        let _ = writeln!(text, "| {} | {:.1} % |", class.name(), share(part));
+    }
+    text.push_str("\n| thread | share |\n| --- | ---: |\n");
+    for (thread, part) in of_thread {
+        let _ = writeln!(text, "| `{thread}` | {:.1} % |", share(part));
+    }
+    let _ = writeln!(
+        text,
+        "\n{} samples, {:.2} s of CPU time. A stack belongs to one class; `crates/bench/src/profile/classes.rs` \
+         has the rules.",
+        stacks.len(),
+        all as f64 / 1e9
+    );
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use stacks::Frame;
+
+    fn stack(thread: &str, symbol: &str, in_kernel: bool, period: u64) -> Stack {
+        let frames = vec![Frame { symbol: symbol.into(), in_kernel }];
+        Stack { thread: thread.into(), period, frames }
+    }
+
+    #[test]
+    fn shares_are_of_time_and_add_up() {
+        let stacks = [
+            stack("http-0", "__x64_sys_sendto", true, 5_000_000),
+            stack("http-1", "hyper::proto::h1::dispatch", false, 3_000_000),
+            stack("engine", "__x64_sys_fdatasync", true, 2_000_000),
+        ];
+        let table = shares(&stacks);
+        for row in [
+            "| the kernel's network work | 50.0 % |",
+            "| HTTP (hyper, tokio, routes) | 30.0 % |",
+            "| journal (write, fdatasync, checksum) | 20.0 % |",
+            "| other | 0.0 % |",
+            "| `engine` | 20.0 % |",
+            "3 samples, 0.01 s of CPU time.",
+        ] {
+            assert!(table.contains(row), "{row} is not in {table}");
+        }
+        let graph = String::from_utf8(flame_graph(&stacks).unwrap()).unwrap();
+        assert!(graph.contains("<svg") && graph.contains("hyper::proto::h1::dispatch"));
+    }
+}
