@@ -6,6 +6,7 @@ use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::time::Duration;
 
 use counter::Seq;
 use journal::format::{SegmentHeader, segment_name};
@@ -106,4 +107,45 @@ fn a_segment_without_records_may_be_followed_by_one_that_begins_where_it_does() 
         })
         .unwrap();
     assert_eq!((journal.last(), payloads), (Seq(2), vec![b"one".to_vec(), b"two".to_vec()]));
+}
+
+/// What is kept takes no room from what is pending, also where the disk has less than
+/// `max_bytes`.
+#[test]
+fn on_a_full_disk_the_oldest_kept_segment_becomes_the_next() {
+    let dir = tempfile::tempdir().unwrap();
+    let full = Arc::new(AtomicBool::new(false));
+    let disk = Crowded { disk: RealDisk::new(dir.path()).unwrap(), full: Arc::clone(&full) };
+    let options = Options { keep: Duration::from_secs(3600), ..Options::new(SEGMENT, 100 * SEGMENT) };
+    let mut journal = Journal::open(disk, options).unwrap().journal;
+    let commit = |journal: &mut Journal<Crowded>, now_ms: u64| {
+        journal.make_room(5000, now_ms)?;
+        let mut buffer = RecordBuffer::default();
+        buffer.extend(&[7; 5000]);
+        let seq = journal.append(Kind::Increments, 0, &mut buffer)?;
+        journal.sync()?;
+        Ok::<Seq, NoRoom>(seq)
+    };
+    // Two fill a segment.
+    for _ in 0..10 {
+        commit(&mut journal, 0).unwrap();
+    }
+    let upto = journal.last();
+    journal.trim(upto, 0);
+    assert_eq!((journal.first_kept(), journal.kept_bytes()), (Seq(1), 4 * SEGMENT));
+    full.store(true, SeqCst);
+    let mut refused = 0;
+    for second in 1..60 {
+        match commit(&mut journal, second * 1000) {
+            Ok(_) => {}
+            Err(NoRoom::DiskFull { .. }) => refused += 1,
+            Err(other) => panic!("{other}"),
+        }
+    }
+    // All that was kept is used again; then the disk is full in earnest.
+    assert_eq!((journal.kept_bytes(), journal.first_kept()), (0, Seq(11)));
+    assert!(journal.last() >= Seq(20), "{} after {refused} refusals", journal.last());
+    let upto = journal.last();
+    journal.trim(upto, 60_000);
+    commit(&mut journal, 61_000).unwrap();
 }

@@ -99,13 +99,21 @@ fn applies_again(home: &Home, store: &dyn Restorable, table: &Database<'_>) {
 fn what_no_journal_has_any_more_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("totals.db");
-    let home = hoarding_home(Some(&format!("sqlite:{}", path.display())))
-        .set("journal.segment_bytes", "64KiB")
-        .set("flush.max_updates", "50");
+    let url = format!("sqlite:{}", path.display());
+    names_what_is_missing(&url, &SqliteFile(&path), &Database::sqlite(&path));
+}
+
+#[test]
+fn what_no_journal_has_any_more_is_named_for_a_database() {
+    let store = PostgresDatabase(postgres(), "missing");
+    names_what_is_missing(&postgres().url("missing"), &store, &Database::Postgres(postgres(), "missing"));
+}
+
+fn names_what_is_missing(url: &str, store: &dyn Restorable, table: &Database<'_>) {
+    let home = hoarding_home(Some(url)).set("journal.segment_bytes", "64KiB").set("flush.max_updates", "50");
     let server = home.start();
     count(&server, "it", 3);
     server.stop();
-    let store = SqliteFile(&path);
     store.keep();
     // Until the segment with the next record has been used again.
     let server = home.start();
@@ -114,7 +122,7 @@ fn what_no_journal_has_any_more_is_named() {
         sent += flush_much(&server);
     }
     server.stop();
-    assert_eq!(Database::sqlite(&path).totals()["it"], sent);
+    assert_eq!(table.totals()["it"], sent);
     store.bring_back();
     let refused = refusal(&home);
     assert_says(
@@ -127,7 +135,6 @@ fn what_no_journal_has_any_more_is_named() {
     assert!(0 < has && has < sent - 3, "{has} of {sent}");
     let begins = refused.find("INSERT INTO journals").expect("a statement");
     let ends = refused.find("; and start again").expect("an end of it");
-    let table = Database::sqlite(&path);
     table.execute(&refused[begins..ends]);
     let server = home.start();
     count(&server, "it", 1);
