@@ -12,6 +12,8 @@ pub const SEAL_AT_KEYS: usize = 100_000;
 pub(crate) struct Batches {
     pub(crate) open: OpenBatch,
     open_oldest_ms: u64,
+    /// As the oldest, but the lowest: the calendar may be set back.
+    open_lowest_ms: u64,
     sealed: VecDeque<Sealed>,
     in_flight: Option<Sealed>,
     /// Everything up to here is in a sealed batch or in the store.
@@ -20,11 +22,12 @@ pub(crate) struct Batches {
     watermark: Seq,
 }
 
-/// A sealed batch, and when its oldest increment was accepted.
+/// A sealed batch, when its oldest increment was accepted, and the lowest of such times.
 #[derive(Clone, Debug)]
 struct Sealed {
     batch: Arc<Batch>,
     oldest_ms: u64,
+    lowest_ms: u64,
 }
 
 impl Default for Batches {
@@ -32,6 +35,7 @@ impl Default for Batches {
         Self {
             open: OpenBatch::default(),
             open_oldest_ms: 0,
+            open_lowest_ms: u64::MAX,
             sealed: VecDeque::new(),
             in_flight: None,
             sealed_upto: Seq::ZERO,
@@ -52,6 +56,7 @@ impl Batches {
         if self.open_oldest_ms == 0 && !self.open.is_empty() {
             self.open_oldest_ms = accepted_ms.max(1);
         }
+        self.open_lowest_ms = self.open_lowest_ms.min(accepted_ms);
     }
 
     /// Whether the open batch holds so much that it has to be sealed.
@@ -65,7 +70,8 @@ impl Batches {
             return;
         }
         let batch = Arc::new(self.open.freeze(self.sealed_upto, upto));
-        self.sealed.push_back(Sealed { batch, oldest_ms: self.open_oldest_ms });
+        let lowest_ms = std::mem::replace(&mut self.open_lowest_ms, u64::MAX);
+        self.sealed.push_back(Sealed { batch, oldest_ms: self.open_oldest_ms, lowest_ms });
         self.sealed_upto = upto;
         self.open_oldest_ms = 0;
     }
@@ -124,6 +130,13 @@ impl Batches {
     pub(crate) fn oldest_ms(&self) -> Option<u64> {
         let frozen = self.in_flight.iter().chain(&self.sealed).map(|sealed| sealed.oldest_ms).next();
         frozen.or(self.open_since_ms())
+    }
+
+    /// Whatever was accepted before this is in the store, and nothing that is accepted from
+    /// `now_ms` on changes that.
+    pub(crate) fn flushed_past_ms(&self, now_ms: u64) -> u64 {
+        let frozen = self.in_flight.iter().chain(&self.sealed).map(|sealed| sealed.lowest_ms);
+        frozen.fold(self.open_lowest_ms.min(now_ms), u64::min)
     }
 
     /// The watermark of the store, as it was last confirmed.

@@ -2,6 +2,7 @@
 
 use std::fmt::Debug;
 use std::future::Future;
+use std::sync::atomic::Ordering::Release;
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -134,7 +135,7 @@ impl Engine {
                 let _ = batches.send(batch);
             }
             if turn.quit {
-                return writer.finish(clock.now());
+                return self.finish(&mut writer, clock.now());
             }
             more = turn.more;
         }
@@ -164,6 +165,17 @@ impl Engine {
         let turn = writer.turn(lanes, orders, scratch, freshness, vitals, now)?;
         bell.taken(turn.taken);
         Ok(Turn { quit, ..turn })
+    }
+
+    /// Ends a writer whose last turn is over: makes the journal durable, and lets it remember what
+    /// the store has. Nothing is to be called any more.
+    ///
+    /// # Errors
+    /// See [`Fatal`].
+    pub fn finish<D: Disk>(&self, writer: &mut Writer<D>, now: Now) -> Result<(), Fatal> {
+        let closed = writer.finish(now)?;
+        self.0.vitals.closed.store(closed, Release);
+        Ok(())
     }
 
     fn check_serving(&self) -> Result<(), Refusal> {

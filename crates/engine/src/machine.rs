@@ -8,7 +8,7 @@ mod stored;
 
 use std::collections::{HashMap, HashSet};
 
-use counter::{Decoder, Entry as Packed, Key, Seq, Unit, UnitHeader};
+use counter::{Decoder, Entry as Packed, Fingerprint, Key, Seq, Unit, UnitHeader};
 
 use crate::batches::Batches;
 use crate::counters::{Counters, Number};
@@ -22,7 +22,7 @@ pub struct Limits {
     pub max_counters: u64,
     /// How many idempotency keys memory may hold.
     pub max_ids: usize,
-    /// How long memory holds one, milliseconds.
+    /// How long a repetition under one must not count, milliseconds: so long memory holds it.
     pub id_window_ms: u64,
 }
 
@@ -100,6 +100,11 @@ impl Machine {
         Ok(())
     }
 
+    /// Takes an idempotency key over from the store: the newest first, before the replay.
+    pub(crate) fn load_id(&mut self, id: &str, fingerprint: Fingerprint, accepted_ms: u64) {
+        self.ids.load(id, fingerprint, accepted_ms);
+    }
+
     /// Says from which watermark the totals were loaded.
     pub(crate) fn loaded(&mut self, watermark: Seq) {
         self.batches.begin(watermark);
@@ -163,6 +168,12 @@ impl Machine {
         self.ids.forget(now_ms.saturating_sub(self.limits.id_window_ms));
     }
 
+    /// How many idempotency keys memory holds.
+    #[must_use]
+    pub(crate) fn ids(&self) -> usize {
+        self.ids.len()
+    }
+
     /// How many counters memory holds.
     #[must_use]
     pub(crate) fn counters(&self) -> usize {
@@ -205,11 +216,15 @@ impl Machine {
                 Ok(Packed::Unit(_)) | Err(_) => None,
             })
             .collect();
+        let known = self.ids.look_up(header.id, &header.fingerprint);
         if !forced {
-            match self.ids.look_up(header.id, &header.fingerprint) {
+            match known {
                 Known::No => {}
                 Known::Same { total } => {
-                    return Ok(Counted { total, replayed: true, partial: false });
+                    let last = entries.last().map_or("", |(key, _)| *key);
+                    let present = self.present(last);
+                    let (total, partial) = total.map_or(present, |total| (total, false));
+                    return Ok(Counted { total, replayed: true, partial });
                 }
                 Known::Other => return Err(Refusal::IdempotencyMismatch),
             }
@@ -225,7 +240,10 @@ impl Machine {
             }
         }
         let counted = undo.last().map_or_else(Counted::default, |last| self.counted(last.counter));
-        self.ids.remember(header.id, header.fingerprint, counted.total, now_ms);
+        // Where the store knows another request under this id, that is the one that counts.
+        if known != Known::Other {
+            self.ids.remember(header.id, header.fingerprint, counted.total, now_ms);
+        }
         self.batches.open.push_unit(Unit {
             id: header.id.into(),
             fingerprint: header.fingerprint,
@@ -233,6 +251,17 @@ impl Machine {
             increments: undo.iter().map(|step| (step.row, step.value)).collect(),
         });
         Ok(counted)
+    }
+
+    /// The total of a key as it is now, and whether only the store could tell it.
+    fn present(&self, key: &str) -> (i64, bool) {
+        match self.counters.find(key, self.counters.hash(key)) {
+            Some(number) => {
+                let counted = self.counted(number);
+                (counted.total, counted.partial)
+            }
+            None => (0, true),
+        }
     }
 
     /// The answer to a request that ended with this counter.

@@ -1,6 +1,6 @@
 //! From an open journal and a store's totals to a writer.
 
-use counter::{OwnerId, Seq, StoreId};
+use counter::{Fingerprint, OwnerId, Seq, StoreId};
 use journal::{Disk, Fatal, Identity, Journal, OpenError};
 
 use crate::clock::Now;
@@ -97,6 +97,20 @@ impl<D: Disk> Starting<D> {
     /// There are more than `max_counters`.
     pub fn load(&mut self, key: &str, total: i64) -> Result<(), String> {
         self.machine.load(key, total)
+    }
+
+    /// Which idempotency keys memory wants of the store, where it is `now_ms` (milliseconds since
+    /// the Unix epoch): those that were accepted at the first number or later, and at most as many
+    /// as the second.
+    #[must_use]
+    pub fn wanted_ids(&self, now_ms: u64) -> (u64, u32) {
+        let max = u32::try_from(self.limits.max_ids).unwrap_or(u32::MAX);
+        (now_ms.saturating_sub(self.limits.id_window_ms), max)
+    }
+
+    /// Takes an idempotency key over from the store; the newest comes first.
+    pub fn load_id(&mut self, id: &str, fingerprint: Fingerprint, accepted_ms: u64) {
+        self.machine.load_id(id, fingerprint, accepted_ms);
     }
 
     /// Replays what the store doesn't have: the records after `watermark`, which belongs to the

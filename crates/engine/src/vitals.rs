@@ -1,6 +1,8 @@
 //! What can be seen of an engine from outside: numbers that the writer publishes after each turn.
 
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Acquire, Ordering::Relaxed};
+
+use counter::Seq;
 
 /// What an instance is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +19,8 @@ pub enum Phase {
 #[derive(Debug, Default)]
 pub struct Vitals {
     phase: AtomicU8,
+    /// Whether the journal was left with nothing pending, and nothing more is taken.
+    pub(crate) closed: AtomicBool,
     /// Updates pending: keys of the open batch and of those that are frozen.
     pub pending_updates: AtomicU64,
     /// When the oldest pending increment was accepted, milliseconds since the Unix epoch; 0 while
@@ -24,6 +28,11 @@ pub struct Vitals {
     pub oldest_pending_ms: AtomicU64,
     /// Counters in memory.
     pub counters: AtomicU64,
+    /// Idempotency keys in memory.
+    pub ids: AtomicU64,
+    /// Whatever was accepted before this is in the store, milliseconds since the Unix epoch; 0
+    /// before the first turn. Once true, it stays true, unless the calendar is set back.
+    pub(crate) flushed_past_ms: AtomicU64,
     /// Bytes on disk of segments that hold what the store doesn't have yet.
     pub journal_bytes: AtomicU64,
     /// Bytes on disk of segments that the store has wholly.
@@ -55,6 +64,21 @@ impl Vitals {
             1 => Phase::Serving,
             _ => Phase::Stopping,
         }
+    }
+
+    /// Up to when everything is in the store (milliseconds since the Unix epoch), and the watermark
+    /// that the store has at least when that is so. `None` before the first turn.
+    #[must_use]
+    pub fn flushed_past(&self) -> Option<(u64, Seq)> {
+        // In this order: the watermark may be a younger one, never an older.
+        let past_ms = self.flushed_past_ms.load(Acquire);
+        (past_ms > 0).then(|| (past_ms, Seq(self.applied_seq.load(Relaxed))))
+    }
+
+    /// Whether the writer has ended, and left nothing pending behind.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Acquire)
     }
 
     pub(crate) fn set_phase(&self, phase: Phase) {

@@ -1,7 +1,7 @@
 //! One turn of the writer: take what waits, append, sync, answer, hand a batch over.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed, Ordering::Release};
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
@@ -89,7 +89,7 @@ pub struct Turn {
     pub(crate) taken: usize,
     /// Whether there is more to do at once.
     pub more: bool,
-    /// Whether it was asked to be the last one: then [`Writer::finish`].
+    /// Whether it was asked to be the last one: then [`Engine::finish`](crate::Engine::finish).
     pub quit: bool,
 }
 
@@ -134,7 +134,7 @@ impl<D: Disk> Writer<D> {
         self.read(scratch, freshness, now);
         self.count(scratch, lanes, vitals, now)?;
         // Before the answers: whoever has one finds it in the vitals, and a stop counts on that.
-        self.publish(vitals);
+        self.publish(vitals, now);
         scratch.answer(lanes);
         self.mark(now)?;
         self.sync_if_due(now)?;
@@ -142,7 +142,7 @@ impl<D: Disk> Writer<D> {
         if self.machine.batches.oldest_ms().is_none() {
             self.draining.clear();
         }
-        self.publish(vitals);
+        self.publish(vitals, now);
         Ok(Turn { batch, taken, more: self.settling.is_some(), quit: false })
     }
 
@@ -154,13 +154,12 @@ impl<D: Disk> Writer<D> {
         sync.into_iter().chain(flush).min()
     }
 
-    /// Makes the journal durable, and lets it remember what the store has.
-    ///
-    /// # Errors
-    /// See [`Fatal`].
-    pub fn finish(&mut self, now: Now) -> Result<(), Fatal> {
+    /// Makes the journal durable, and lets it remember what the store has. `true`: nothing is
+    /// pending in it.
+    pub(crate) fn finish(&mut self, now: Now) -> Result<bool, Fatal> {
         self.mark(now)?;
-        self.journal.sync()
+        self.journal.sync()?;
+        Ok(self.machine.batches.oldest_ms().is_none())
     }
 
     fn obey(&mut self, control: Control, freshness: &Freshness, now: Now) {
@@ -252,7 +251,7 @@ impl<D: Disk> Writer<D> {
                 let bytes = end as usize - start;
                 if self.record.len() + bytes > max {
                     self.commit(now)?;
-                    self.publish(vitals);
+                    self.publish(vitals, now);
                     scratch.answer(lanes);
                     together = self.make_room(left.min(max), vitals, now)?.is_ok();
                 }
@@ -382,16 +381,19 @@ impl<D: Disk> Writer<D> {
         Ok(self.machine.batches.hand_over())
     }
 
-    fn publish(&self, vitals: &Vitals) {
+    fn publish(&self, vitals: &Vitals, now: Now) {
         vitals.pending_updates.store(self.machine.batches.updates() as u64, Relaxed);
         vitals.oldest_pending_ms.store(self.machine.batches.oldest_ms().unwrap_or(0), Relaxed);
         vitals.counters.store(self.machine.counters() as u64, Relaxed);
+        vitals.ids.store(self.machine.ids() as u64, Relaxed);
         vitals.journal_bytes.store(self.journal.bytes(), Relaxed);
         vitals.journal_kept_bytes.store(self.journal.kept_bytes(), Relaxed);
         vitals.last_seq.store(self.journal.last().0, Relaxed);
         vitals.commits.store(self.commits, Relaxed);
         vitals.durable_seq.store(self.journal.durable().0, Relaxed);
         vitals.applied_seq.store(self.machine.batches.watermark().0, Relaxed);
+        // After the watermark: whoever reads this first finds one that is as high at least.
+        vitals.flushed_past_ms.store(self.machine.batches.flushed_past_ms(now.unix_ms), Release);
         vitals.sync_us.store(self.sync_time.as_micros() as u64, Relaxed);
     }
 }

@@ -105,10 +105,12 @@ pub struct Started<D: Disk> {
     pub replayed: u64,
     /// How many counters were loaded.
     pub loaded: u64,
+    /// How many idempotency keys were loaded.
+    pub loaded_ids: u64,
 }
 
 /// Brings an engine up: makes the store ready, checks that it and the journal belong together,
-/// claims the journal, loads the totals, replays what the store doesn't have. A store that is
+/// claims the journal, loads totals and idempotency keys, replays what the store doesn't have. A store that is
 /// away is waited for. `claim_as` makes the claim's random owner; `now` tells when the totals
 /// were asked for.
 ///
@@ -140,7 +142,7 @@ pub fn bring_up<D: Disk>(
             Err(ClaimError::Store(error)) => waiting.after(error)?,
         }
     }
-    let (others, watermark, loaded) = loop {
+    let (others, watermark, loaded, loaded_ids) = loop {
         // In this order: what others flush after the look is seen as a move by the next one.
         let began = now();
         let others = waiting.until(&mut || reader.others(journal))?;
@@ -151,10 +153,13 @@ pub fn bring_up<D: Disk>(
             starting.load(key, total)
         });
         match outcome {
-            Ok(watermark) => {
-                freshness.looked(began.elapsed_ms(), false);
-                break (others, watermark, loaded);
-            }
+            Ok(watermark) => match load_ids(&mut starting, store, now().unix_ms) {
+                Ok(loaded_ids) => {
+                    freshness.looked(began.elapsed_ms(), false);
+                    break (others, watermark, loaded, loaded_ids);
+                }
+                Err(error) => waiting.after(error)?,
+            },
             Err(LoadError::Stopped(reason)) => return Err(StartError::Refused(reason)),
             Err(LoadError::Store(error)) => waiting.after(error)?,
         }
@@ -164,7 +169,26 @@ pub fn bring_up<D: Disk>(
     let former = starting.identity().owners.iter().map(|known| known.id).filter(|known| *known != owner);
     let own = Own::new(claim, former.collect());
     let (writer, replayed) = starting.replay(watermark, now())?;
-    Ok(Started { writer, own, others, replayed, loaded })
+    Ok(Started { writer, own, others, replayed, loaded, loaded_ids })
+}
+
+/// Loads the idempotency keys of the window, as many as memory may hold. Their snapshot may be
+/// younger than that of the totals: an id that another instance has flushed in between is known, and
+/// its total is asked for as after any flush of others.
+fn load_ids<D: Disk>(
+    starting: &mut Starting<D>,
+    store: &mut dyn Store,
+    now_ms: u64,
+) -> Result<u64, StoreError> {
+    let (since_ms, limit) = starting.wanted_ids(now_ms);
+    let mut loaded = 0;
+    if limit > 0 {
+        store.load_ids(since_ms, limit, &mut |id, fingerprint, accepted_ms| {
+            loaded += 1;
+            starting.load_id(id, fingerprint, accepted_ms);
+        })?;
+    }
+    Ok(loaded)
 }
 
 /// Sees to it that the journal belongs to store `id`.

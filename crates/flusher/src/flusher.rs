@@ -1,16 +1,18 @@
-//! Applies batches, one at a time, each for as long as it takes.
+//! Applies batches, one at a time, each for as long as it takes; between them, idempotency keys
+//! leave the store.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use counter::{Applied, Batch};
-use engine::{Control, Controls, Freshness};
+use engine::{Control, Engine};
 use store::{ApplyError, Store, StoreError};
 
 use crate::backoff::{Backoff, Stop, Wait};
 use crate::own::Own;
+use crate::upkeep::Upkeep;
 
 /// While a store stays away, it is said again so often.
 const REMIND: Duration = Duration::from_secs(30);
@@ -49,6 +51,11 @@ pub struct FlushVitals {
     pub duplicates: AtomicU64,
     /// Time spent in flushes that succeeded, microseconds.
     pub flush_us: AtomicU64,
+    /// Idempotency keys that have left the store by this instance's doing.
+    pub purged_ids: AtomicU64,
+    /// When the oldest idempotency key in the store was accepted, as last seen, milliseconds since
+    /// the Unix epoch; 0 where there was none.
+    pub oldest_id_ms: AtomicU64,
     /// Why the last attempt failed; `None` where it succeeded.
     trouble: Mutex<Option<String>>,
 }
@@ -68,28 +75,24 @@ impl FlushVitals {
 /// Owns the store's connection.
 #[derive(Debug)]
 pub struct Flusher<S> {
-    store: S,
-    own: Own,
-    controls: Controls,
-    freshness: Arc<Freshness>,
-    vitals: Arc<FlushVitals>,
+    pub(crate) store: S,
+    pub(crate) own: Own,
+    pub(crate) engine: Engine,
+    /// For how long a repetition under an idempotency key must not count.
+    pub(crate) window: Duration,
+    pub(crate) vitals: Arc<FlushVitals>,
     backoff: Backoff,
     /// When it was last said that the store is away.
     reminded: Option<Instant>,
 }
 
 impl<S: AsMut<dyn Store>> Flusher<S> {
-    /// Writes as `own` says; reports to the writer behind `controls`.
+    /// Writes as `own` says; reports to the writer of `engine`. A repetition under an idempotency
+    /// key must not count for `window`.
     #[must_use]
-    pub fn new(
-        store: S,
-        own: Own,
-        controls: Controls,
-        freshness: Arc<Freshness>,
-        vitals: Arc<FlushVitals>,
-    ) -> Self {
+    pub fn new(store: S, own: Own, engine: Engine, window: Duration, vitals: Arc<FlushVitals>) -> Self {
         let seed = own.claim().owner.0.iter().fold(0, |seed: u64, byte| seed << 4 ^ u64::from(*byte));
-        Self { store, own, controls, freshness, vitals, backoff: Backoff::new(seed), reminded: None }
+        Self { store, own, engine, window, vitals, backoff: Backoff::new(seed), reminded: None }
     }
 
     /// The flusher's thread: applies what comes until there is no more, or until it is stopped
@@ -98,14 +101,24 @@ impl<S: AsMut<dyn Store>> Flusher<S> {
     /// # Errors
     /// See [`FlushError`].
     pub fn run(&mut self, batches: &Receiver<Arc<Batch>>, stop: &Stop) -> Result<(), FlushError> {
-        for batch in batches {
-            while let Some(pause) = self.attempt(&batch)? {
-                if !stop.wait(pause) {
+        let mut upkeep = Upkeep::new(self.window);
+        loop {
+            match batches.recv_timeout(upkeep.wait()) {
+                Ok(batch) => {
+                    while let Some(pause) = self.attempt(&batch)? {
+                        if !stop.wait(pause) {
+                            return Ok(());
+                        }
+                    }
+                    upkeep.after_batch(self, batch.units().len());
+                }
+                Err(RecvTimeoutError::Timeout) => upkeep.while_idle(self),
+                Err(RecvTimeoutError::Disconnected) => {
+                    self.close();
                     return Ok(());
                 }
             }
         }
-        Ok(())
     }
 
     /// Applies a batch once. `None`: the store has it, and the writer has been told; otherwise the
@@ -114,12 +127,12 @@ impl<S: AsMut<dyn Store>> Flusher<S> {
     /// # Errors
     /// See [`FlushError`].
     pub fn attempt(&mut self, batch: &Batch) -> Result<Option<Duration>, FlushError> {
-        let epoch = self.freshness.epoch();
+        let epoch = self.engine.freshness().epoch();
         let start = Instant::now();
         match self.store.as_mut().apply(self.own.claim(), batch) {
             Ok(applied) => {
                 self.succeeded(batch, &applied, start.elapsed());
-                self.controls.send(Control::Settled { applied, epoch });
+                self.engine.controls().send(Control::Settled { applied, epoch });
                 Ok(None)
             }
             Err(error @ (ApplyError::Fenced { .. } | ApplyError::Forgot { .. })) => Err(self.own.of(&error)),

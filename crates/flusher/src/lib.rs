@@ -8,6 +8,7 @@ mod bring_up;
 mod flusher;
 mod own;
 mod reader;
+mod upkeep;
 
 pub use backoff::{Backoff, Stop, Stopper, Wait, stopper};
 pub use bring_up::{StartError, Started, bring_up};

@@ -45,6 +45,12 @@ pub(crate) struct Reading {
     pub(crate) set_aside: u64,
     /// Counters in memory.
     pub(crate) counters: u64,
+    /// Idempotency keys in memory.
+    pub(crate) ids: u64,
+    /// Idempotency keys that have left the store by this server's doing.
+    pub(crate) purged_ids: u64,
+    /// Age of the oldest in the store, as last seen; zero where there was none.
+    pub(crate) oldest_id: Duration,
     /// Open connections.
     pub(crate) connections: u64,
     /// Connections that were served.
@@ -114,6 +120,10 @@ fn write_all(out: &mut String, reading: &Reading, started: Duration) -> fmt::Res
     page.counter("incrementer_sync_seconds_total", "Time in fdatasync.", r.sync_time.as_secs_f64())?;
 
     page.gauge("incrementer_counters", "Counters in memory.", r.counters)?;
+    page.gauge("incrementer_idempotency_keys", "Idempotency keys in memory.", r.ids)?;
+    page.counter("incrementer_idempotency_keys_purged_total", "Those removed from the store.", r.purged_ids)?;
+    let (oldest, help) = (r.oldest_id.as_secs_f64(), "Age of the oldest idempotency key in the store.");
+    page.gauge("incrementer_idempotency_keys_oldest_seconds", help, oldest)?;
     page.counter("incrementer_counted_requests_total", "Requests that were counted.", r.counted_requests)?;
     page.counter("incrementer_refused_requests_total", "Requests the engine refused.", r.refused_requests)?;
     page.labelled("incrementer_http_requests_total", "counter", "HTTP answers, by route and status.")?;
@@ -178,6 +188,9 @@ mod tests {
             flush_failures: 23,
             set_aside: 24,
             counters: 25,
+            ids: 32,
+            purged_ids: 33,
+            oldest_id: Duration::from_millis(34_500),
             connections: 26,
             accepted_connections: 27,
             refused_connections: 28,
@@ -212,6 +225,9 @@ mod tests {
             "incrementer_flush_failures_total 23",
             "incrementer_set_aside_total 24",
             "incrementer_counters 25",
+            "incrementer_idempotency_keys 32",
+            "incrementer_idempotency_keys_purged_total 33",
+            "incrementer_idempotency_keys_oldest_seconds 34.5",
             "incrementer_connections 26",
             "incrementer_connections_accepted_total 27",
             "incrementer_connections_refused_total 28",

@@ -24,10 +24,6 @@ use crate::telemetry::{Reading, Requests, Telemetry};
 
 /// Past this, `/readyz` names the lag.
 const LAG_TO_NAME_MS: u64 = 10_000;
-/// How many idempotency keys memory answers for.
-const MAX_IDS: usize = 1_000_000;
-/// How long memory answers for one: a day.
-const ID_WINDOW_MS: u64 = 24 * 60 * 60 * 1000;
 
 /// The running parts, as far as the one who stops them must know them.
 pub(crate) struct Running {
@@ -106,13 +102,14 @@ fn start(
         Beginner { settings: settings.clone(), clock, engine: engine.clone(), to_flusher, to_reader };
     supervisor.spawn("engine", Policy::Essential, move || beginner.run(disk, to_flush, &engine_stop))?;
     let (e, vitals) = (engine.clone(), Arc::clone(&flush_vitals));
+    let window = settings.idempotency.window;
     let alive = Arc::new(());
     let flusher_alive = Arc::downgrade(&alive);
     // Where the engine can't begin, these two have nothing to do and return: its end tells why. A
     // flusher that fails is fatal all the same.
     supervisor.spawn("flusher", Policy::Passing, move || {
         let _alive = alive;
-        run_flusher(&flusher_begins, &batches, &e, vitals, &flusher_stop)
+        run_flusher(&flusher_begins, &batches, &e, window, vitals, &flusher_stop)
     })?;
     // Not the engine itself: it holds the way to the reader, which ends when nobody can ask it.
     let (controls, freshness) = (engine.controls().clone(), Arc::clone(engine.freshness()));
@@ -182,6 +179,7 @@ impl Beginner {
         let (own, counters, records) = (started.own, started.loaded, started.replayed);
         tracing::info!(
             counters,
+            idempotency_keys = started.loaded_ids,
             records,
             journal = %own.claim().journal,
             took_ms = begun.elapsed().as_millis() as u64,
@@ -221,8 +219,8 @@ fn open_engine(settings: &Settings, disk: RealDisk) -> anyhow::Result<Starting<R
     };
     let limits = Limits {
         max_counters: u64::from(settings.max_counters),
-        max_ids: MAX_IDS,
-        id_window_ms: ID_WINDOW_MS,
+        max_ids: settings.idempotency.max_ids as usize,
+        id_window_ms: settings.idempotency.window.as_millis() as u64,
     };
     Ok(Starting::new(opened.journal, limits, policy, seed))
 }
@@ -231,12 +229,12 @@ fn run_flusher(
     begins: &Receiver<Begin<dyn Store>>,
     batches: &Receiver<Arc<Batch>>,
     engine: &Engine,
+    window: Duration,
     vitals: Arc<FlushVitals>,
     stop: &Stop,
 ) -> anyhow::Result<()> {
     let Ok(Begin { store, own, others: _ }) = begins.recv() else { return Ok(()) };
-    let (controls, freshness) = (engine.controls().clone(), Arc::clone(engine.freshness()));
-    Ok(Flusher::new(store, own, controls, freshness, vitals).run(batches, stop)?)
+    Ok(Flusher::new(store, own, engine.clone(), window, vitals).run(batches, stop)?)
 }
 
 /// The store that the settings name.
@@ -344,6 +342,12 @@ fn reading(engine: &engine::Vitals, flush: &FlushVitals, stats: &Stats, clock: S
         flush_failures: flush.failures.load(Relaxed),
         set_aside: flush.set_aside.load(Relaxed),
         counters: engine.counters.load(Relaxed),
+        ids: engine.ids.load(Relaxed),
+        purged_ids: flush.purged_ids.load(Relaxed),
+        oldest_id: Duration::from_millis(match flush.oldest_id_ms.load(Relaxed) {
+            0 => 0,
+            oldest_ms => clock.now().unix_ms.saturating_sub(oldest_ms),
+        }),
         connections: stats.connections_open(),
         accepted_connections: stats.connections_accepted(),
         refused_connections: stats.connections_refused(),

@@ -16,13 +16,17 @@ pub(crate) struct Clock {
 }
 
 impl Clock {
-    /// The present of a process that began at `began`.
-    pub(crate) fn now(&self, began: Duration) -> Now {
-        let unix_ms = START_MS + self.elapsed.as_millis() as u64;
+    /// The present of a process that began at `began`, where the calendar is off by `skew_ms`.
+    pub(crate) fn now(&self, began: Duration, skew_ms: i64) -> Now {
         Now {
             elapsed: self.elapsed.saturating_sub(began),
-            unix_ms: unix_ms.saturating_add_signed(self.jumped_ms),
+            unix_ms: self.right_ms().saturating_add_signed(self.jumped_ms + skew_ms),
         }
+    }
+
+    /// What a calendar shows that is never wrong: the store's.
+    pub(crate) fn right_ms(&self) -> u64 {
+        START_MS + self.elapsed.as_millis() as u64
     }
 
     pub(crate) fn pass(&mut self, time: Duration) {

@@ -15,11 +15,38 @@ pub(crate) struct Op {
     /// Some attempt got no answer.
     pub(crate) unsure: bool,
     pub(crate) in_flight: u32,
-    /// How often it was sent.
-    pub(crate) tries: u32,
+    pub(crate) tries: Vec<Try>,
+}
+
+/// One sending of an [`Op`].
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Try {
+    /// When a writer took it, by a clock that is never wrong; `None` where none did.
+    pub(crate) taken_ms: Option<u64>,
+    pub(crate) acked: bool,
 }
 
 impl Op {
+    /// How often it may be counted: once, and once more for each time that its window has passed
+    /// since it was counted last.
+    fn most_times(&self, window_ms: u64) -> i128 {
+        let mut taken: Vec<u64> = self.tries.iter().filter_map(|one| one.taken_ms).collect();
+        taken.sort_unstable();
+        let (mut times, mut counted) = (0, None);
+        for ms in taken {
+            if counted.is_none_or(|counted| ms > counted + window_ms) {
+                counted = Some(ms);
+                times += 1;
+            }
+        }
+        times.max(1)
+    }
+
+    /// When a writer first took it.
+    pub(crate) fn first_taken_ms(&self) -> Option<u64> {
+        self.tries.iter().filter_map(|one| one.taken_ms).min()
+    }
+
     fn value(&self, key: usize) -> i128 {
         self.entries.iter().filter(|(at, _)| *at == key).map(|(_, value)| i128::from(*value)).sum()
     }
@@ -78,7 +105,15 @@ impl Model {
             let id = other.map_or_else(|| format!("id-{}", self.next_id), |(id, _)| id);
             (id, rng.u128(..).to_le_bytes())
         });
-        self.ops.push(Op { entries, unit, twin, acked: Vec::new(), unsure: false, in_flight: 0, tries: 0 });
+        self.ops.push(Op {
+            entries,
+            unit,
+            twin,
+            acked: Vec::new(),
+            unsure: false,
+            in_flight: 0,
+            tries: Vec::new(),
+        });
         self.ops.len() - 1
     }
 
@@ -94,15 +129,15 @@ impl Model {
     }
 
     /// What a total may be in the end: everything that is `sure` counted once, the rest that was
-    /// sent or not.
-    pub(crate) fn bounds(&self, key: usize, sure: impl Fn(&Op) -> bool) -> (i128, i128) {
-        self.range(key, sure, |_| 1)
+    /// sent or not. What was sent again after `window_ms` may have been counted again.
+    pub(crate) fn bounds(&self, key: usize, window_ms: u64, sure: impl Fn(&Op) -> bool) -> (i128, i128) {
+        self.range(key, sure, |op| if op.unit.is_some() { op.most_times(window_ms) } else { 1 })
     }
 
     /// What an instance may show meanwhile. A request that came twice under one idempotency key
     /// may be shown twice, until the store has said that it knew the key.
     pub(crate) fn bounds_meanwhile(&self, key: usize, sure: impl Fn(&Op) -> bool) -> (i128, i128) {
-        self.range(key, sure, |op| if op.unit.is_some() { op.tries.max(1).into() } else { 1 })
+        self.range(key, sure, |op| if op.unit.is_some() { op.tries.len().max(1) as i128 } else { 1 })
     }
 
     fn range(&self, key: usize, sure: impl Fn(&Op) -> bool, times: impl Fn(&Op) -> i128) -> (i128, i128) {

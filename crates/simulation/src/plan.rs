@@ -37,13 +37,18 @@ pub(crate) struct Plan {
     pub(crate) disk: DiskFaults,
     pub(crate) store: StoreFaults,
     pub(crate) pace: Duration,
+    /// How far calendars may be off, once at each site and once for all, milliseconds.
+    pub(crate) off_ms: u64,
 }
+
+/// So long that it never passes.
+pub(crate) const FOR_EVER_MS: u64 = 1_000_000_000;
 
 impl Plan {
     pub(crate) fn new(rng: &mut Rng) -> Self {
         let mut often = |percent: u32| rng.u32(..100) < percent;
         let (kills, power, full, rot) = (often(70), often(60), often(25), often(30));
-        let (stops, outages, failovers, copies) = (often(40), often(50), often(25), often(12));
+        let (stops, outages, failovers, copies) = (often(60), often(50), often(25), often(12));
         let (jumps, gives_up, edge) = (often(30), often(40), often(30));
         let (disk_fails, refuses, loses, late) = (often(20), often(30), often(50), often(40));
         let mut rate = |on: bool, up_to: u32| if on { rng.u32(1..=up_to) } else { 0 };
@@ -69,8 +74,14 @@ impl Plan {
         if ample {
             settings.max_bytes = settings.segment_bytes * 300;
         }
+        let pace_ms = [1, 10, 60][rng.usize(..3)];
+        // From a window that passes again and again, journals written off included, to none.
+        let window_ms = [pace_ms, pace_ms * 4, pace_ms * 12, 500, FOR_EVER_MS][rng.usize(..5)];
+        // What is promised of a window allows for clocks that differ by an eighth of it.
+        let off_ms = if window_ms == FOR_EVER_MS { 100_000_000 } else { window_ms / 8 / 4 };
+        settings.limits.id_window_ms = window_ms;
         Self {
-            sites: [1, 1, 2, 3][rng.usize(..4)],
+            sites: [1, 1, 2, 2, 3][rng.usize(..5)],
             keys: rng.usize(3..9),
             steps: rng.u64(80..320) * if small { 2 } else { 1 },
             settings,
@@ -90,7 +101,8 @@ impl Plan {
             gives_up,
             disk,
             store,
-            pace: Duration::from_millis([1, 10, 60][rng.usize(..3)]),
+            pace: Duration::from_millis(pace_ms),
+            off_ms,
         }
     }
 }

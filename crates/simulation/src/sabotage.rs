@@ -29,6 +29,12 @@ pub enum Sabotage {
     ReplayFromOwnMark,
     BlindReader,
     SkipBegunSync,
+    PurgeEarly,
+    PurgeAlone,
+    FlushedPastNow,
+    CountWrittenOff,
+    ForgetIdsAtStart,
+    CloseTooSoon,
 }
 
 impl Sabotage {
@@ -56,6 +62,12 @@ impl Sabotage {
         Self::ReplayFromOwnMark,
         Self::BlindReader,
         Self::SkipBegunSync,
+        Self::PurgeEarly,
+        Self::PurgeAlone,
+        Self::FlushedPastNow,
+        Self::CountWrittenOff,
+        Self::ForgetIdsAtStart,
+        Self::CloseTooSoon,
     ];
 
     /// Its name and what it does.
@@ -96,6 +108,16 @@ impl Sabotage {
             }
             Self::BlindReader => ("blind-reader", "nobody looks whether the store has forgotten"),
             Self::SkipBegunSync => ("skip-begun-sync", "which segment was begun is written without a sync"),
+            Self::PurgeEarly => ("purge-early", "ids leave the store within their window"),
+            Self::PurgeAlone => ("purge-alone", "ids leave the store whatever other journals have flushed"),
+            Self::FlushedPastNow => {
+                ("flushed-past-now", "a journal says that it has flushed past what is pending in it")
+            }
+            Self::CountWrittenOff => {
+                ("count-written-off", "a journal that was written off counts what ids can't tell any more")
+            }
+            Self::CloseTooSoon => ("close-too-soon", "a stop says that nothing is pending, whatever is"),
+            Self::ForgetIdsAtStart => ("forget-ids-at-start", "a start doesn't load ids from the store"),
         }
     }
 

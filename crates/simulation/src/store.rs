@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use counter::{Applied, Batch, JournalId, OwnerId, Seq, StoreId};
+use counter::{Applied, Batch, Fingerprint, JournalId, OwnerId, Seq, StoreId};
 use fastrand::Rng;
 use journal::Identity;
 use store::{
-    ApplyError, Claim, ClaimError, LoadError, PageQuery, Snapshot, Standing, Store, StoreError, StoreReader,
+    ApplyError, Claim, ClaimError, LoadError, PageQuery, Purge, Purged, Snapshot, Standing, Store,
+    StoreError, StoreReader,
 };
 
 use crate::clock::Clock;
@@ -166,6 +167,28 @@ impl SimStore {
         Ok(read(&server))
     }
 
+    /// Has a small transaction committed; the answer may be lost. `change` says whether it wrote.
+    fn write<T>(
+        &self,
+        change: impl FnOnce(&mut Db, u64, Option<Sabotage>) -> (T, bool),
+    ) -> Result<T, StoreError> {
+        self.process.step();
+        let outcome = {
+            let server = &mut *lock(&self.server);
+            server.check_up()?;
+            let before = server.db.clone();
+            let now_ms = lock(&server.clock).right_ms();
+            let (outcome, wrote) = change(&mut server.db, now_ms, server.sabotage);
+            if wrote {
+                server.remember(before);
+            }
+            let rate = server.faults.lose_answer;
+            if wrote && server.chance(rate) { Err(away()) } else { Ok(outcome) }
+        };
+        self.process.step();
+        outcome
+    }
+
     /// Takes a transaction to the server; the process may die on the way there and back.
     fn commit(&self, transaction: &Transaction) -> Result<Applied, ApplyError> {
         self.process.step();
@@ -259,6 +282,9 @@ impl Store for SimStore {
         let before = server.db.clone();
         note!(server.log, "store: claim of {} at {}", claim.journal, ours.watermark);
         server.db.journals.insert(claim.journal, ours);
+        let now_ms = lock(&server.clock).right_ms();
+        let past = server.db.pasts.entry(claim.journal).or_default();
+        past.flushed_ms = past.flushed_ms.min(now_ms);
         server.remember(before);
         let rate = server.faults.lose_answer;
         let lost = server.chance(rate);
@@ -298,6 +324,41 @@ impl Store for SimStore {
 
     fn apply(&mut self, claim: &Claim, batch: &Batch) -> Result<Applied, ApplyError> {
         self.commit(&Transaction::new(claim, batch))
+    }
+
+    fn load_ids(
+        &mut self,
+        since_ms: u64,
+        limit: u32,
+        each: &mut dyn FnMut(&str, Fingerprint, u64),
+    ) -> Result<(), StoreError> {
+        let forgets = lock(&self.server).sabotage == Some(Sabotage::ForgetIdsAtStart);
+        let ids = self.read(|server| server.db.newest_ids(since_ms))?;
+        for (number, (id, fingerprint, accepted_ms)) in ids.iter().take(limit as usize).enumerate() {
+            // It may go away in the middle.
+            if number == 2 {
+                lock(&self.server).check_up()?;
+            }
+            if !forgets {
+                each(id, *fingerprint, *accepted_ms);
+            }
+        }
+        Ok(())
+    }
+
+    fn purge(&mut self, claim: &Claim, purge: &Purge) -> Result<Purged, StoreError> {
+        self.write(|db, now_ms, sabotage| db.purge(claim, purge, now_ms, sabotage))
+    }
+
+    fn close(&mut self, claim: &Claim, watermark: Seq) -> Result<(), StoreError> {
+        self.write(|db, _, _| {
+            let standing = db.journals.get(&claim.journal);
+            let ours = standing.is_some_and(|s| s.owner == claim.owner && s.watermark >= watermark);
+            if ours {
+                db.pasts.entry(claim.journal).or_default().flushed_ms = u64::MAX;
+            }
+            ((), ours)
+        })
     }
 }
 

@@ -15,6 +15,7 @@
 //!   parts of units among it, which stay counted with their other rows.
 //! - A row that a trigger of the operator skips without an error is taken as skipped.
 
+mod expiry;
 mod migrations;
 mod pages;
 mod plan;
@@ -28,7 +29,8 @@ pub mod testing;
 mod url;
 
 pub use seam::{
-    ApplyError, Claim, ClaimError, LoadError, PageQuery, Snapshot, Standing, Store, StoreError, StoreReader,
+    ApplyError, Claim, ClaimError, LoadError, PageQuery, Purge, Purged, Snapshot, Standing, Store,
+    StoreError, StoreReader,
 };
 pub use url::{StoreUrl, StoreUrlError};
 

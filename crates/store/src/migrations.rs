@@ -18,8 +18,8 @@ macro_rules! migrations {
     };
 }
 
-pub(crate) const POSTGRES: &[Migration] = migrations!("postgres": 1 "0001_totals");
-pub(crate) const SQLITE: &[Migration] = migrations!("sqlite": 1 "0001_totals");
+pub(crate) const POSTGRES: &[Migration] = migrations!("postgres": 1 "0001_totals", 2 "0002_purge");
+pub(crate) const SQLITE: &[Migration] = migrations!("sqlite": 1 "0001_totals", 2 "0002_purge");
 
 /// The steps that a database at `version` still lacks (0: it is empty).
 pub(crate) fn outstanding(

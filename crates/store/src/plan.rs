@@ -24,6 +24,25 @@ pub(crate) fn first_of_each_id(batch: &Batch) -> Vec<u32> {
     units
 }
 
+/// Parts those units (as of [`first_of_each_id`]) that are to be offered from those that were
+/// accepted before their journal was written off: whether they have counted already, no id tells
+/// any more.
+pub(crate) fn part_unknowable(
+    batch: &Batch,
+    units: Vec<u32>,
+    written_off_ms: Option<u64>,
+) -> (Vec<u32>, Vec<u32>) {
+    let Some(written_off_ms) = written_off_ms else { return (units, Vec::new()) };
+    units.into_iter().partition(|&unit| batch.units()[unit as usize].accepted_ms >= written_off_ms)
+}
+
+/// Why such a unit doesn't count, unless the store still holds its id.
+pub(crate) fn unknowable() -> Known {
+    let reason = "its journal was silent for so long that ids of its time have left the store, so that \
+                  nobody can tell whether the request had been counted under another server";
+    Known::Refused(reason.to_owned())
+}
+
 /// What is to be written.
 #[derive(Debug, Default)]
 pub(crate) struct Plan {

@@ -1,6 +1,6 @@
 //! What the rest of the house knows of a store.
 
-use counter::{Applied, Batch, JournalId, OwnerId, Seq, StoreId};
+use counter::{Applied, Batch, Fingerprint, JournalId, OwnerId, Seq, StoreId};
 
 /// Why a store did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -81,6 +81,36 @@ pub struct Claim {
     pub owner: OwnerId,
 }
 
+/// Asks that idempotency keys leave the store, as far as they may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Purge {
+    /// For how long a repetition must not count, milliseconds. Ids are kept an eighth longer, so
+    /// that clocks may differ by as much.
+    pub window_ms: u64,
+    /// Whatever this journal accepted before this is in the store up to `watermark`; milliseconds
+    /// since the Unix epoch. A store whose clock says less takes its own.
+    pub flushed_past_ms: u64,
+    /// The store's watermark of this journal, as last confirmed. Where the store holds less, it
+    /// forgot, and nothing is done.
+    pub watermark: Seq,
+    /// So many ids may leave in one call.
+    pub limit: u32,
+}
+
+/// What came of a [`Purge`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Purged {
+    /// When the oldest id was accepted that was there before; milliseconds since the Unix epoch.
+    pub oldest_ms: Option<u64>,
+    /// How many ids have left.
+    pub removed: u64,
+    /// The journal for which old ids are kept, because it has not flushed past them; `None` where
+    /// none was found, or ids have left.
+    pub kept_for: Option<JournalId>,
+    /// Journals that have been silent for so long that ids leave without them from now on.
+    pub written_off: Vec<JournalId>,
+}
+
 /// The one connection over which an instance writes. The flusher owns it; calls block, each for
 /// a bounded time.
 pub trait Store: Send {
@@ -124,6 +154,35 @@ pub trait Store: Send {
     /// # Errors
     /// See [`ApplyError`].
     fn apply(&mut self, claim: &Claim, batch: &Batch) -> Result<Applied, ApplyError>;
+
+    /// Hands the newest idempotency keys to `each`, the newest first: those that were accepted at
+    /// `since_ms` (milliseconds since the Unix epoch) or later, at most `limit`. `each` must not
+    /// call a store itself.
+    ///
+    /// # Errors
+    /// See [`StoreError`]; what was handed over so far is true all the same.
+    fn load_ids(
+        &mut self,
+        since_ms: u64,
+        limit: u32,
+        each: &mut dyn FnMut(&str, Fingerprint, u64),
+    ) -> Result<(), StoreError>;
+
+    /// Lets idempotency keys leave that are older than the window, once every journal has flushed
+    /// past them. A look at the oldest id is all that it costs where none is old enough. It waits
+    /// for no other instance's work on ids, and several may call it at once.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    fn purge(&mut self, claim: &Claim, purge: &Purge) -> Result<Purged, StoreError>;
+
+    /// Says that nothing is pending in the journal, and that nothing more is taken: ids need not be
+    /// kept for it. The next claim ends that. Without effect where `claim` no longer owns the
+    /// journal, or the store holds less than `watermark` of it.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    fn close(&mut self, claim: &Claim, watermark: Seq) -> Result<(), StoreError>;
 }
 
 /// Totals of some keys as one snapshot saw them.

@@ -13,7 +13,7 @@ use engine::{
 };
 use flusher::{FlushVitals, Flusher, bring_up, stopper};
 use journal::{Journal, Options, RealDisk};
-use store::{ApplyError, Claim, ClaimError, LoadError, Standing, Store, StoreError, StoreUrl};
+use store::{ApplyError, Claim, ClaimError, LoadError, Purge, Purged, Standing, Store, StoreError, StoreUrl};
 
 const SEGMENT: u64 = 16 << 10;
 
@@ -67,6 +67,23 @@ impl Store for Shaky {
             }
         }
     }
+
+    fn load_ids(
+        &mut self,
+        since_ms: u64,
+        limit: u32,
+        each: &mut dyn FnMut(&str, Fingerprint, u64),
+    ) -> Result<(), StoreError> {
+        self.inner.load_ids(since_ms, limit, each)
+    }
+
+    fn purge(&mut self, claim: &Claim, purge: &Purge) -> Result<Purged, StoreError> {
+        self.inner.purge(claim, purge)
+    }
+
+    fn close(&mut self, claim: &Claim, watermark: Seq) -> Result<(), StoreError> {
+        self.inner.close(claim, watermark)
+    }
 }
 
 type Answer = Pin<Box<dyn Future<Output = Result<Counted, Refusal>>>>;
@@ -105,10 +122,9 @@ impl Instance {
             bring_up(starting, store.as_mut(), reader.as_mut(), owner, &freshness, &|| now, &stop).unwrap();
         let (front, driver) = engine.front(0);
         engine.begin();
-        let controls = engine.controls().clone();
         let vitals = Arc::<FlushVitals>::default();
         Self {
-            flusher: Flusher::new(store, started.own, controls, freshness, vitals),
+            flusher: Flusher::new(store, started.own, engine.clone(), Duration::MAX, vitals),
             writer: started.writer,
             engine,
             front,
@@ -191,7 +207,7 @@ impl Instance {
 
     /// Ends as a stop does.
     pub(crate) fn finish(mut self, now: Now) {
-        self.writer.finish(now).unwrap();
+        self.engine.finish(&mut self.writer, now).unwrap();
     }
 
     /// What a client reads.

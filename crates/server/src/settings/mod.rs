@@ -35,6 +35,7 @@ pub(crate) struct Settings {
     pub(crate) flush: Flush,
     pub(crate) journal: Journal,
     pub(crate) read: Read,
+    pub(crate) idempotency: Idempotency,
     pub(crate) http: Http,
     pub(crate) log: Log,
 }
@@ -58,6 +59,13 @@ pub(crate) struct Journal {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Read {
     pub(crate) max_age: Duration,
+}
+
+/// How long an idempotency key holds, and how many memory may hold.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Idempotency {
+    pub(crate) window: Duration,
+    pub(crate) max_ids: u32,
 }
 
 /// The bounds of the HTTP front.
@@ -92,6 +100,7 @@ impl Settings {
             flush: Flush::default(),
             journal: Journal::default(),
             read: Read::default(),
+            idempotency: Idempotency::default(),
             http: Http::default(),
             log: Log::default(),
         }

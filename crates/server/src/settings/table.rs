@@ -274,6 +274,35 @@ pub(crate) static TABLE: &[Setting] = &[
         show: |s| show_duration(s.read.max_age),
     },
     Setting {
+        name: "idempotency.window",
+        value_name: "TIME",
+        bare: false,
+        reach: Reach::Serve,
+        default: Default::Fixed("24h"),
+        doc: "For how long a repetition under an Idempotency-Key is not counted again. An id stays in the \
+            store an eighth longer. Give all instances of a store the same: the shortest holds.",
+        set: |s, text| {
+            let year = Duration::from_secs(365 * 24 * 3600);
+            s.idempotency.window = duration(text, Duration::from_secs(1)..=year)?;
+            Ok(())
+        },
+        show: |s| show_duration(s.idempotency.window),
+    },
+    Setting {
+        name: "idempotency.max_ids",
+        value_name: "COUNT",
+        bare: true,
+        reach: Reach::Serve,
+        default: Default::Fixed("1000000"),
+        doc: "How many idempotency keys memory may hold, the newest; a start loads as many from the store. \
+            A repetition of one that it doesn't hold is counted once all the same, but not told as such.",
+        set: |s, text| {
+            s.idempotency.max_ids = count(text, 0..=100_000_000)? as u32;
+            Ok(())
+        },
+        show: |s| s.idempotency.max_ids.to_string(),
+    },
+    Setting {
         name: "http.workers",
         value_name: "COUNT",
         bare: true,

@@ -17,6 +17,8 @@ const EXAMPLES: &[(&str, [&str; 3], &str)] = &[
     ("journal.keep", ["1ms", "36h", "10000h"], "10001h"),
     ("journal.segment_bytes", ["64KiB", "1MiB", "2MiB"], "63KiB"),
     ("read.max_age", ["0s", "1s", "2m"], "5"),
+    ("idempotency.window", ["1s", "48h", "8760h"], "999ms"),
+    ("idempotency.max_ids", ["0", "7", "100000000"], "100000001"),
     ("http.workers", ["1", "1024", "77"], "0"),
     ("http.event_loop", ["io_uring", "auto", "epoll"], "kqueue"),
     ("http.max_connections", ["1", "1000000", "7"], "many"),

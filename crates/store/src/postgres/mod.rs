@@ -6,6 +6,7 @@
 
 mod apply;
 mod faults;
+mod ids;
 mod limits;
 mod link;
 mod load;

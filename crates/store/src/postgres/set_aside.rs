@@ -8,7 +8,7 @@ use super::apply::Totals;
 use super::faults::Fault;
 use super::probe;
 use super::session::Session;
-use super::transaction::{add, by_intent, known_ids, move_watermark, rounds, write_ids};
+use super::transaction::{Moved, add, by_intent, known_ids, move_watermark, rounds, write_ids};
 use crate::Claim;
 use crate::plan::{self, Known, Plan};
 
@@ -45,17 +45,19 @@ async fn attempt(session: &Session, claim: &Claim, batch: &Batch) -> Result<Opti
         session.client.batch_execute(BEGIN).await?;
         move_watermark(session, claim, batch).await
     };
-    if !session.step(limit, begin).await? {
-        return Ok(None);
-    }
+    let Some(Moved { written_off_ms }) = session.step(limit, begin).await? else { return Ok(None) };
 
     let ids = plan::first_of_each_id(batch);
+    let (ids, unknowable) = plan::part_unknowable(batch, ids, written_off_ms);
     let write_range = async |range: Range<usize>| write_ids(session, claim, batch, &ids[range]).await;
     let probe = async |taken| probe::takes_ids(session, claim, batch, &ids, taken).await;
     let refused_ids = halve(session, ids.len(), write_range, probe).await?;
     let mut known = session.step(limit, known_ids(session, claim, batch)).await?;
     for (at, reason) in refused_ids {
         known.insert(&batch.units()[ids[at] as usize].id, Known::Refused(reason));
+    }
+    for unit in unknowable {
+        known.entry(&batch.units()[unit as usize].id).or_insert_with(plan::unknowable);
     }
     let Some(mut plan) = Plan::new(batch, &known) else {
         return Err(Fault::Away("an idempotency key left the store while it was looked up".to_owned()));

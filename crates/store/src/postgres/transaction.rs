@@ -2,7 +2,8 @@
 
 use std::collections::{HashMap, HashSet};
 
-use counter::{Applied, Batch};
+use counter::{Applied, Batch, Fingerprint};
+use tokio_postgres::Row;
 
 use super::apply::{TOTALS, Totals};
 use super::faults::Fault;
@@ -11,8 +12,9 @@ use super::set_aside;
 use crate::Claim;
 use crate::plan::{self, Known, Plan};
 
-const MOVE: &str =
-    "UPDATE journals SET seq = $4, flushed_at = now() WHERE id = $1 AND owner = $2 AND seq = $3";
+const MOVE: &str = "
+    UPDATE journals SET seq = $4, flushed_at = now() WHERE id = $1 AND owner = $2 AND seq = $3
+    RETURNING (extract(epoch FROM written_off) * 1000)::bigint";
 
 pub(crate) const ADD: &str = "
     INSERT INTO counters (key, value)
@@ -57,10 +59,12 @@ async fn attempt(session: &Session, claim: &Claim, batch: &Batch) -> Result<Opti
         known_ids(session, claim, batch),
     );
     begun?;
-    if !moved? {
-        return Ok(None);
-    }
+    let Some(Moved { written_off_ms }) = moved? else { return Ok(None) };
     written?;
+    if !plan::part_unknowable(batch, ids, written_off_ms).1.is_empty() {
+        // Their ids must not be written; step by step that can be done.
+        return Err(Fault::Rows("ids have left the store without this journal".to_owned()));
+    }
     let Some(plan) = Plan::new(batch, &known?) else {
         // Found when we wanted to write it, and purged before we looked at it.
         return Err(Fault::Away("an idempotency key left the store while it was looked up".to_owned()));
@@ -88,12 +92,25 @@ async fn attempt(session: &Session, claim: &Claim, batch: &Batch) -> Result<Opti
     Ok(Some(Applied { totals, duplicates: plan.duplicates, set_aside: plan.set_aside }))
 }
 
-/// Whether the watermark was at the batch's beginning.
-pub(crate) async fn move_watermark(session: &Session, claim: &Claim, batch: &Batch) -> Result<bool, Fault> {
+/// The watermark moved.
+pub(crate) struct Moved {
+    /// Up to when the journal is written off, if it is; milliseconds since the Unix epoch.
+    pub(crate) written_off_ms: Option<u64>,
+}
+
+/// `None`: the watermark was not at the batch's beginning.
+pub(crate) async fn move_watermark(
+    session: &Session,
+    claim: &Claim,
+    batch: &Batch,
+) -> Result<Option<Moved>, Fault> {
     let statement = session.statement(MOVE).await?;
     let (journal, owner) = (claim.journal.to_string(), claim.owner.to_string());
     let (from, upto) = (batch.from().as_i64(), batch.upto().as_i64());
-    Ok(session.client.execute(&statement, &[&journal, &owner, &from, &upto]).await? == 1)
+    let row = session.client.query_opt(&statement, &[&journal, &owner, &from, &upto]).await?;
+    let Some(row) = row else { return Ok(None) };
+    let written_off_ms: Option<i64> = row.try_get(0)?;
+    Ok(Some(Moved { written_off_ms: written_off_ms.map(|ms| ms.max(0) as u64) }))
 }
 
 /// Writes the ids of `units` (in the order of ids) that are not there yet.
@@ -144,17 +161,19 @@ pub(crate) async fn known_ids<'b>(
     let (journal, seq) = (claim.journal.to_string(), batch.upto().as_i64());
     let mut known = HashMap::with_capacity(asked.len());
     for row in session.client.query(&statement, &[&asked, &journal, &seq]).await? {
-        let fingerprint = row.try_get::<_, &[u8]>(1)?.try_into();
-        let fingerprint = fingerprint.map_err(|_| {
-            Fault::Refused(
-                "the table `idempotency_keys` holds a fingerprint that isn't 16 bytes long".to_owned(),
-            )
-        })?;
+        let fingerprint = fingerprint(&row, 1)?;
         if let Some(&id) = ids.get(row.try_get::<_, &str>(0)?) {
             known.insert(id, Known::Counted { fingerprint, here: row.try_get(2)? });
         }
     }
     Ok(known)
+}
+
+/// Reads a column of fingerprints.
+pub(crate) fn fingerprint(row: &Row, column: usize) -> Result<Fingerprint, Fault> {
+    row.try_get::<_, &[u8]>(column)?.try_into().map_err(|_| {
+        Fault::Refused("the table `idempotency_keys` holds a fingerprint that isn't 16 bytes long".to_owned())
+    })
 }
 
 /// The numbers of the rows that something is meant for, and of the others, both in key order.

@@ -1,15 +1,15 @@
 //! The connection over which an instance writes.
 
-use counter::{Applied, Batch, JournalId, Seq, StoreId};
+use counter::{Applied, Batch, Fingerprint, JournalId, Seq, StoreId};
 use tokio_postgres::Row;
 
 use super::faults::Fault;
 use super::limits::Limits;
 use super::link::Link;
 use super::session::Session;
-use super::{apply, load, prepare};
+use super::{apply, ids, load, prepare};
 use crate::url::PostgresPlace;
-use crate::{ApplyError, Claim, ClaimError, LoadError, Standing, Store, StoreError};
+use crate::{ApplyError, Claim, ClaimError, LoadError, Purge, Purged, Standing, Store, StoreError};
 
 /// A [`Store`] in PostgreSQL.
 pub(crate) struct PostgresStore {
@@ -49,6 +49,25 @@ impl Store for PostgresStore {
     fn apply(&mut self, claim: &Claim, batch: &Batch) -> Result<Applied, ApplyError> {
         apply::apply(&mut self.link, claim, batch)
     }
+
+    fn load_ids(
+        &mut self,
+        since_ms: u64,
+        limit: u32,
+        each: &mut dyn FnMut(&str, Fingerprint, u64),
+    ) -> Result<(), StoreError> {
+        Ok(self.link.call_in_steps(async |session| ids::load(session, since_ms, limit, each).await)?)
+    }
+
+    fn purge(&mut self, claim: &Claim, purge: &Purge) -> Result<Purged, StoreError> {
+        let limit = self.link.limits().step_for(purge.limit as usize);
+        Ok(self.link.call(limit, async |session| ids::purge(session, claim, purge).await)?)
+    }
+
+    fn close(&mut self, claim: &Claim, watermark: Seq) -> Result<(), StoreError> {
+        let limit = self.link.limits().step;
+        Ok(self.link.call(limit, async |session| ids::close(session, claim, watermark).await)?)
+    }
 }
 
 /// The journal's row.
@@ -76,7 +95,9 @@ async fn take(session: &Session, claim: &Claim, seen: Option<Standing>) -> Resul
             || standing(session, claim.journal).await?
                 == Some(Standing { owner: claim.owner, watermark: Seq::ZERO }));
     };
-    let take = "UPDATE journals SET owner = $2, claimed_at = now() \
+    // A journal that was closed takes requests again from now on.
+    let take = "UPDATE journals SET owner = $2, claimed_at = now(), \
+                 flushed_past = CASE WHEN flushed_past > now() THEN now() ELSE flushed_past END \
                  WHERE id = $1 AND owner IN ($3, $2) AND seq = $4";
     let (before, seq) = (seen.owner.to_string(), seen.watermark.as_i64());
     let taken =

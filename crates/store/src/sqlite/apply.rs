@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use counter::{Applied, Batch, SetAside};
-use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
+use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior, params};
 
 use super::careful::{Item, Refusals};
 use super::faults::{Fault, while_writing};
@@ -14,7 +14,8 @@ use crate::{ApplyError, Claim, StoreError};
 
 const MOVE: &str = "
     UPDATE journals SET seq = ?4, flushed_at = strftime('%Y-%m-%dT%H:%M:%fZ', 'now')
-     WHERE id = ?1 AND owner = ?2 AND seq = ?3";
+     WHERE id = ?1 AND owner = ?2 AND seq = ?3
+    RETURNING CAST(round(unixepoch(written_off, 'subsec') * 1000) AS INTEGER)";
 
 /// An integer sum that overflows becomes a floating-point number in SQLite. The WHERE keeps the
 /// sum from being made at all; then no row comes back.
@@ -68,16 +69,11 @@ fn attempt(
     // Dropped on the way out, it rolls back.
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let (journal, owner) = (claim.journal.to_string(), claim.owner.to_string());
-    let moved = transaction.prepare_cached(MOVE)?.execute(params![
-        journal,
-        owner,
-        batch.from().as_i64(),
-        batch.upto().as_i64()
-    ])?;
-    if moved == 0 {
-        return Ok(None);
-    }
-    let known = write_ids(&transaction, claim, batch, refusals)?;
+    let places = params![journal, owner, batch.from().as_i64(), batch.upto().as_i64()];
+    let written_off_ms = |row: &Row<'_>| Ok(row.get::<_, Option<i64>>(0)?.map(|ms| ms.max(0) as u64));
+    let moved = transaction.prepare_cached(MOVE)?.query_row(places, written_off_ms).optional()?;
+    let Some(written_off_ms) = moved else { return Ok(None) };
+    let known = write_ids(&transaction, claim, batch, written_off_ms, refusals)?;
     let Some(mut plan) = Plan::new(batch, &known) else {
         return Err(Fault::Refused(
             "an idempotency key was written and is not there: a trigger of the table is in the way"
@@ -102,6 +98,7 @@ fn write_ids<'b>(
     transaction: &Transaction<'_>,
     claim: &Claim,
     batch: &'b Batch,
+    written_off_ms: Option<u64>,
     refusals: &mut Refusals,
 ) -> Result<HashMap<&'b str, Known>, Fault> {
     if batch.units().is_empty() {
@@ -109,7 +106,9 @@ fn write_ids<'b>(
     }
     let (journal, seq) = (claim.journal.to_string(), batch.upto().as_i64());
     let mut write = transaction.prepare_cached(WRITE_ID)?;
-    for number in plan::first_of_each_id(batch) {
+    let ids = plan::first_of_each_id(batch);
+    let (ids, unknowable) = plan::part_unknowable(batch, ids, written_off_ms);
+    for &number in &ids {
         let unit = &batch.units()[number as usize];
         let accepted_ms = plan::date_ms(unit.accepted_ms);
         refusals.write(transaction, Item::Id(number), || {
@@ -118,7 +117,10 @@ fn write_ids<'b>(
         })?;
     }
     let mut known = known_ids(transaction, claim, batch)?;
-    for number in plan::first_of_each_id(batch) {
+    for number in unknowable {
+        known.entry(&batch.units()[number as usize].id).or_insert_with(plan::unknowable);
+    }
+    for number in ids {
         if let Some(reason) = refusals.reason(Item::Id(number)) {
             known.insert(&batch.units()[number as usize].id, Known::Refused(reason.to_owned()));
         }

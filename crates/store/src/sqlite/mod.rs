@@ -4,6 +4,7 @@ mod apply;
 mod careful;
 mod faults;
 mod file;
+mod ids;
 mod prepare;
 mod reader;
 mod writer;

@@ -3,13 +3,13 @@
 use std::path::Path;
 use std::time::Duration;
 
-use counter::{Applied, Batch, JournalId, Seq, StoreId};
+use counter::{Applied, Batch, Fingerprint, JournalId, Seq, StoreId};
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 
 use super::faults::Fault;
 use super::file::{File, Use};
-use super::{apply, prepare};
-use crate::{ApplyError, Claim, ClaimError, LoadError, Standing, Store, StoreError};
+use super::{apply, ids, prepare};
+use crate::{ApplyError, Claim, ClaimError, LoadError, Purge, Purged, Standing, Store, StoreError};
 
 /// A [`Store`] in a SQLite file.
 pub(crate) struct SqliteStore {
@@ -49,6 +49,23 @@ impl Store for SqliteStore {
         let connection = self.file.connection().map_err(StoreError::from)?;
         apply::apply(connection, claim, batch)
     }
+
+    fn load_ids(
+        &mut self,
+        since_ms: u64,
+        limit: u32,
+        each: &mut dyn FnMut(&str, Fingerprint, u64),
+    ) -> Result<(), StoreError> {
+        Ok(ids::load(self.file.connection()?, since_ms, limit, each)?)
+    }
+
+    fn purge(&mut self, claim: &Claim, purge: &Purge) -> Result<Purged, StoreError> {
+        Ok(ids::purge(self.file.connection()?, claim, purge)?)
+    }
+
+    fn close(&mut self, claim: &Claim, watermark: Seq) -> Result<(), StoreError> {
+        Ok(ids::close(self.file.connection()?, claim, watermark)?)
+    }
 }
 
 /// The journal's row.
@@ -71,7 +88,10 @@ fn take(connection: &Connection, claim: &Claim, seen: Option<Standing>) -> Resul
         let ours = Standing { owner: claim.owner, watermark: Seq::ZERO };
         return Ok(made == 1 || standing(connection, claim.journal)? == Some(ours));
     };
-    let take = "UPDATE journals SET owner = ?2, claimed_at = strftime('%Y-%m-%dT%H:%M:%fZ', 'now') \
+    // A journal that was closed takes requests again from now on.
+    let take = "UPDATE journals SET owner = ?2, claimed_at = strftime('%Y-%m-%dT%H:%M:%fZ', 'now'), \
+                 flushed_past = CASE WHEN flushed_past > strftime('%Y-%m-%dT%H:%M:%fZ', 'now') \
+                 THEN strftime('%Y-%m-%dT%H:%M:%fZ', 'now') ELSE flushed_past END \
                  WHERE id = ?1 AND owner IN (?2, ?3) AND seq = ?4";
     let (before, seq) = (seen.owner.to_string(), seen.watermark.as_i64());
     Ok(connection.execute(take, params![journal, owner, before, seq])? == 1)

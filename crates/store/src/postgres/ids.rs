@@ -1,0 +1,149 @@
+//! Idempotency keys by their age: read at a start, and gone when their time has passed.
+
+use std::pin::pin;
+
+use counter::{Fingerprint, JournalId, Seq};
+use futures_util::StreamExt;
+use tokio_postgres::Row;
+
+use super::faults::Fault;
+use super::session::Session;
+use super::transaction::fingerprint;
+use crate::expiry::Expiry;
+use crate::plan::date_ms;
+use crate::{Claim, Purge, Purged};
+
+/// Rows between two looks at the clock, which costs as much as a row does.
+const ROWS_A_STEP: usize = 1024;
+
+const NEWEST: &str = "
+    SELECT id, fingerprint, (extract(epoch FROM accepted_at) * 1000)::bigint
+      FROM idempotency_keys WHERE accepted_at >= to_timestamp($1::bigint::float8 / 1000)
+     ORDER BY accepted_at DESC LIMIT $2::bigint";
+
+const OLDEST: &str = "
+    SELECT (extract(epoch FROM accepted_at) * 1000)::bigint
+      FROM idempotency_keys ORDER BY accepted_at LIMIT 1";
+
+/// What it says holds for ever, so it doesn't matter how late it arrives. Only where the store has
+/// all that it had confirmed, though.
+const REPORT: &str = "
+    UPDATE journals
+       SET flushed_past = LEAST(to_timestamp($4::bigint::float8 / 1000), now()),
+           written_off = CASE WHEN written_off > LEAST(to_timestamp($4::bigint::float8 / 1000), now())
+                              THEN written_off END
+     WHERE id = $1 AND owner = $2 AND seq >= $3
+    RETURNING (extract(epoch FROM flushed_past) * 1000)::bigint";
+
+/// Ids leave only after this has been committed, and a flush of such a journal reads it under the
+/// lock on the journal's row. Whoever holds that lock now is not silent.
+const WRITE_OFF: &str = "
+    WITH silent AS (
+        SELECT id, written_off IS NULL AS newly
+          FROM journals
+         WHERE GREATEST(flushed_past, written_off, '-infinity') < to_timestamp($1::bigint::float8 / 1000)
+         ORDER BY id FOR UPDATE SKIP LOCKED
+    )
+    UPDATE journals SET written_off = to_timestamp($1::bigint::float8 / 1000)
+      FROM silent WHERE journals.id = silent.id
+    RETURNING journals.id, silent.newly";
+
+/// Rows that somebody else is about to remove are left to him.
+const REMOVE: &str = "
+    DELETE FROM idempotency_keys
+     WHERE id = ANY (ARRAY (
+        SELECT id FROM idempotency_keys
+         WHERE accepted_at < (SELECT min(GREATEST(flushed_past, written_off, '-infinity')) FROM journals)
+                             - $1::bigint::float8 * interval '1 millisecond'
+         ORDER BY accepted_at LIMIT $2::bigint FOR UPDATE SKIP LOCKED))";
+
+const HELD_BY: &str = "
+    SELECT id FROM journals
+     WHERE id <> $1
+       AND GREATEST(flushed_past, written_off, '-infinity') <= to_timestamp($2::bigint::float8 / 1000)
+     ORDER BY GREATEST(flushed_past, written_off, '-infinity'), id LIMIT 1";
+
+const CLOSE: &str = "
+    UPDATE journals SET flushed_past = to_timestamp($4::bigint::float8 / 1000), written_off = NULL
+     WHERE id = $1 AND owner = $2 AND seq >= $3";
+
+/// Streams the newest ids, the newest first.
+pub(crate) async fn load(
+    session: &Session,
+    since_ms: u64,
+    limit: u32,
+    each: &mut dyn FnMut(&str, Fingerprint, u64),
+) -> Result<(), Fault> {
+    let step = session.limits.step;
+    let ask = async {
+        let statement = session.statement(NEWEST).await?;
+        let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 2] =
+            [&date_ms(since_ms), &i64::from(limit)];
+        Ok(session.client.query_raw(&statement, parameters).await?)
+    };
+    let mut rows = pin!(session.step(step, ask).await?);
+    loop {
+        let some = async {
+            for _ in 0..ROWS_A_STEP {
+                let Some(row) = rows.next().await else { return Ok(false) };
+                let row = row?;
+                each(row.try_get(0)?, fingerprint(&row, 1)?, ms(&row, 2)?);
+            }
+            Ok(true)
+        };
+        if !session.step(step, some).await? {
+            return Ok(());
+        }
+    }
+}
+
+/// Each statement is a transaction of its own: none holds a lock while it waits for another.
+pub(crate) async fn purge(session: &Session, claim: &Claim, purge: &Purge) -> Result<Purged, Fault> {
+    let client = &session.client;
+    let oldest = client.query_opt(&session.statement(OLDEST).await?, &[]).await?;
+    let Some(oldest_ms) = oldest.map(|row| ms(&row, 0)).transpose()? else { return Ok(Purged::default()) };
+    let mut purged = Purged { oldest_ms: Some(oldest_ms), ..Purged::default() };
+    let expiry = Expiry::of(purge);
+    if !expiry.has_passed(oldest_ms, purge.flushed_past_ms) {
+        return Ok(purged);
+    }
+    let (journal, owner) = (claim.journal.to_string(), claim.owner.to_string());
+    let (watermark, past) = (purge.watermark.as_i64(), date_ms(purge.flushed_past_ms));
+    let report = session.statement(REPORT).await?;
+    let reported = client.query_opt(&report, &[&journal, &owner, &watermark, &past]).await?;
+    let Some(past_ms) = reported.map(|row| ms(&row, 0)).transpose()? else { return Ok(purged) };
+    if let Some(until_ms) = expiry.write_off_ms(oldest_ms, past_ms) {
+        let rows = client.query(&session.statement(WRITE_OFF).await?, &[&date_ms(until_ms)]).await?;
+        for row in &rows {
+            if row.try_get(1)? {
+                purged.written_off.push(journal_id(row)?);
+            }
+        }
+    }
+    let remove = session.statement(REMOVE).await?;
+    let kept = i64::try_from(expiry.kept_ms).unwrap_or(i64::MAX);
+    purged.removed = client.execute(&remove, &[&kept, &i64::from(purge.limit)]).await?;
+    if purged.removed == 0 {
+        let needed = date_ms(oldest_ms.saturating_add(expiry.kept_ms));
+        let held_by = client.query_opt(&session.statement(HELD_BY).await?, &[&journal, &needed]).await?;
+        purged.kept_for = held_by.map(|row| journal_id(&row)).transpose()?;
+    }
+    Ok(purged)
+}
+
+pub(crate) async fn close(session: &Session, claim: &Claim, watermark: Seq) -> Result<(), Fault> {
+    let (journal, owner) = (claim.journal.to_string(), claim.owner.to_string());
+    let for_ever = date_ms(u64::MAX);
+    let close = session.statement(CLOSE).await?;
+    session.client.execute(&close, &[&journal, &owner, &watermark.as_i64(), &for_ever]).await?;
+    Ok(())
+}
+
+fn ms(row: &Row, column: usize) -> Result<u64, Fault> {
+    Ok(row.try_get::<_, i64>(column)?.max(0) as u64)
+}
+
+fn journal_id(row: &Row) -> Result<JournalId, Fault> {
+    let id: &str = row.try_get(0)?;
+    id.parse().map_err(|error| Fault::Refused(format!("the table `journals` is damaged: {error}")))
+}
