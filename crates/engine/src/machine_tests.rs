@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use counter::{Applied, Batch, Entries, Seq};
+use counter::{Applied, Batch, Decoder, Entries, Entry, Seq};
 use proptest::prelude::*;
 
 use crate::batches::UnitSums;
@@ -358,4 +358,60 @@ fn a_row_of_an_earlier_batch_is_not_taken_for_one_of_the_open_batch() {
     let batch = machine.batches.hand_over().unwrap();
     let rows: Vec<_> = batch.rows().iter().map(|row| (batch.key(row), row.sum)).collect();
     assert_eq!(rows, [("b", 1), ("a", 2), ("c", 1)]);
+}
+
+fn an_id_that_was_loaded_is_answered_with_the_present_total() {
+    let mut machine = machine();
+    machine.load("a", 7).unwrap();
+    let request = packed(&[("a".to_owned(), 3)], Some(1));
+    let Some(Ok(Entry::Unit(header))) = Decoder::new(&request).next() else { panic!("no unit") };
+    machine.load_id(header.id, header.fingerprint, 1);
+    machine.loaded(Seq(5));
+    machine.admit(&packed(&[("a".to_owned(), 10)], None), 1).unwrap();
+    let counted = machine.admit(&request, 2).unwrap();
+    assert_eq!((counted.total, counted.replayed, counted.partial), (17, true, false));
+    let other = machine.admit(&packed(&[("a".to_owned(), 4)], Some(1)), 2);
+    assert_eq!(other, Err(Refusal::IdempotencyMismatch));
+    // Another journal's id may be of a key that memory doesn't hold yet: the store is asked.
+    let request = packed(&[("elsewhere".to_owned(), 3)], Some(2));
+    let Some(Ok(Entry::Unit(header))) = Decoder::new(&request).next() else { panic!("no unit") };
+    machine.load_id(header.id, header.fingerprint, 1);
+    let counted = machine.admit(&request, 2).unwrap();
+    assert_eq!((counted.total, counted.replayed, counted.partial), (0, true, true));
+    assert_eq!((machine.ids(), machine.batches.updates()), (2, 1));
+}
+
+/// The store has counted the first request under an id; a journal holds another one.
+#[test]
+fn the_request_that_the_store_knows_is_the_one_that_is_told() {
+    let mut machine = machine();
+    let (first, second) = (packed(&[("a".to_owned(), 3)], Some(1)), packed(&[("a".to_owned(), 4)], Some(1)));
+    let Some(Ok(Entry::Unit(header))) = Decoder::new(&first).next() else { panic!("no unit") };
+    machine.load_id(header.id, header.fingerprint, 1);
+    machine.loaded(Seq(0));
+    machine.replay(Seq(1), 2, &second);
+    assert!(machine.admit(&first, 3).unwrap().replayed);
+    assert_eq!(machine.admit(&second, 3), Err(Refusal::IdempotencyMismatch));
+}
+
+#[test]
+fn what_is_flushed_is_told_by_the_lowest_time_of_what_is_pending() {
+    let mut machine = machine();
+    let admit = |machine: &mut Machine, now_ms| {
+        machine.admit(&packed(&[("a".to_owned(), 1)], None), now_ms).unwrap();
+        machine.batches.committed(now_ms);
+    };
+    assert_eq!(machine.batches.flushed_past_ms(10), 10);
+    admit(&mut machine, 20);
+    // The calendar is set back.
+    admit(&mut machine, 15);
+    admit(&mut machine, 30);
+    assert_eq!(machine.batches.flushed_past_ms(40), 15);
+    machine.batches.seal(Seq(3));
+    admit(&mut machine, 50);
+    assert!(machine.batches.hand_over().is_some());
+    assert_eq!(machine.batches.flushed_past_ms(60), 15);
+    machine.settled();
+    assert_eq!(machine.batches.flushed_past_ms(60), 50);
+    assert_eq!(machine.batches.flushed_past_ms(45), 45);
 }
