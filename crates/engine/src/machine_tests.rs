@@ -360,6 +360,7 @@ fn a_row_of_an_earlier_batch_is_not_taken_for_one_of_the_open_batch() {
     assert_eq!(rows, [("b", 1), ("a", 2), ("c", 1)]);
 }
 
+#[test]
 fn an_id_that_was_loaded_is_answered_with_the_present_total() {
     let mut machine = machine();
     machine.load("a", 7).unwrap();

@@ -226,6 +226,12 @@ impl Db {
         below..=above
     }
 
+    /// Whether there is such a journal, and it was not closed.
+    pub(crate) fn keeps_ids_for(&self, journal: JournalId) -> bool {
+        let closed = self.pasts.get(&journal).is_some_and(|past| past.flushed_ms == u64::MAX);
+        self.journals.contains_key(&journal) && !closed
+    }
+
     /// The ids that were accepted at `since_ms` or later, newest first.
     pub(crate) fn newest_ids(&self, since_ms: u64) -> Vec<(String, Fingerprint, u64)> {
         let young = self.ids.iter().filter(|(_, kept)| kept.accepted_ms >= since_ms);

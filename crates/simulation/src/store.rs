@@ -47,6 +47,9 @@ pub(crate) struct Server {
     /// After a copy and a failover, the copy has flushed up to where the other directory had: it
     /// can't tell, see docs/reliability.md.
     pub(crate) coincidence: bool,
+    /// A failover forgot the claim of a journal that was new or had been closed: until its server
+    /// notices, ids are not kept for it.
+    pub(crate) forgot_claim: bool,
     pub(crate) up: bool,
     pub(crate) faults: StoreFaults,
     pub(crate) late: Vec<Transaction>,
@@ -73,6 +76,7 @@ impl Server {
             highest: BTreeMap::new(),
             flushed: BTreeSet::new(),
             coincidence: false,
+            forgot_claim: false,
             up: true,
             faults: StoreFaults::default(),
             late: Vec::new(),
@@ -118,6 +122,7 @@ impl Server {
                     let since = self.lost.entry(*journal).or_insert(at);
                     *since = at.min(*since);
                 }
+                self.forgot_claim |= !older.keeps_ids_for(*journal) && self.db.keeps_ids_for(*journal);
             }
             self.db = older;
         }

@@ -296,6 +296,9 @@ impl World {
                     let op = &mut self.model.ops[number];
                     op.acked.push((at, self.step));
                     op.tries[one].acked = true;
+                    if counted.replayed {
+                        op.replays.push((at, self.step));
+                    }
                     *self.counts.entry("acks").or_default() += 1;
                 }
                 Err(refusal) => {
@@ -339,8 +342,13 @@ impl World {
                 continue;
             }
             let told = !lock(&self.common.server).coincidence;
+            // A repetition may lie in another instance's journal alone. Where the store forgot it, this
+            // one lacks it until that one has brought it in again.
+            let failed_over = self.failed_over;
             let known = |op: &Op| {
-                told && !op.twin && op.acked.iter().any(|&(site, step)| site == at && step < asked_at)
+                let here = |ack: &&(usize, u64)| ack.0 == at && ack.1 < asked_at;
+                let mut acks = op.acked.iter().filter(here);
+                told && !op.twin && acks.any(|ack| !failed_over || !op.replays.contains(ack))
             };
             let (low, high) = self.model.bounds_meanwhile(key, known);
             let shown = i128::from(total.unwrap_or(0));

@@ -31,7 +31,7 @@ fn a_new_store_is_made_once_and_keeps_its_id(fixture: &Fixture) {
     assert_eq!(again.prepare().unwrap(), id);
     assert_eq!(again.prepare().unwrap(), id);
     assert_eq!(fixture.sql("SELECT id FROM store"), id.to_string());
-    assert_eq!(fixture.sql("SELECT number FROM migrations"), "1");
+    assert_eq!(fixture.sql("SELECT number FROM migrations"), "1\n2");
 }
 
 fn many_starts_at_once_migrate_once(fixture: &Fixture) {
