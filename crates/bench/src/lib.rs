@@ -4,4 +4,5 @@ mod chart;
 pub mod profile;
 pub mod raw;
 pub mod report;
+pub mod serve;
 pub mod stats;

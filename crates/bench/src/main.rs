@@ -4,7 +4,11 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use incrementer_bench::{profile, report};
+use incrementer_bench::{profile, report, serve};
+
+// As in the server, so that baselines differ in the counting alone.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Servers under the same load, side by side.
 #[derive(Debug, Parser)]
@@ -27,12 +31,15 @@ enum Command {
         #[arg(long, default_value = "report", value_name = "DIR")]
         out: PathBuf,
     },
+    /// Serves a baseline on the product's own HTTP layer until it is stopped
+    Serve(serve::Options),
 }
 
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Profile(options) => profile::run(&options),
         Command::Report { raw, out } => report::write(&raw, &out),
+        Command::Serve(options) => serve::run(&options),
     };
     match outcome {
         Ok(written) => {
