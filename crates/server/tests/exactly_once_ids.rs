@@ -185,5 +185,6 @@ fn ids_are_kept_for_a_journal_that_has_not_flushed() {
     let before = purged(&one);
     one.client().increment_once("another", "a", 1).unwrap().expect(202);
     until("that has left too", || (purged(&one) > before).then_some(()));
+    assert!(!one.log().contains("leave the store without it"), "it was not closed, but written off");
     one.stop();
 }
