@@ -14,6 +14,7 @@ pub(crate) struct Head<'h> {
     idempotency: Option<&'h HeaderValue>,
     idempotency_twice: bool,
     encoded: bool,
+    chunked: bool,
     prefers: bool,
 }
 
@@ -52,6 +53,7 @@ impl<'h> Head<'h> {
                 "content-encoding" => head.encoded |= !value.as_bytes().eq_ignore_ascii_case(b"identity"),
                 "transfer-encoding" => {
                     codings += 1;
+                    head.chunked = true;
                     if codings > 1 || !value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked") {
                         return Err(improper("the only transfer coding understood is one `chunked`"));
                     }
@@ -72,6 +74,12 @@ impl<'h> Head<'h> {
             0 => Err(improper("HTTP/1.1 requires a Host header; send one")),
             _ => Err(improper("there is more than one Host header; send one")),
         }
+    }
+
+    /// Whether the body comes in chunks.
+    #[inline]
+    pub(crate) fn is_chunked(&self) -> bool {
+        self.chunked
     }
 
     /// How the body is written.
@@ -134,7 +142,7 @@ fn unsupported(detail: &'static str, allowed: &'static Allowed) -> Box<Problem> 
 
 const ACCEPT_POST: hyper::header::HeaderName = hyper::header::HeaderName::from_static("accept-post");
 
-fn improper(detail: &'static str) -> Box<Problem> {
+pub(crate) fn improper(detail: &'static str) -> Box<Problem> {
     Problem::malformed("improper", detail).and_close()
 }
 

@@ -96,11 +96,9 @@ impl Socket {
     pub(crate) fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         // So many rounds, then the other connections have their turn.
         for _ in 0..16 {
-            let ended = match &mut self.way {
-                Way::Polled(polled) => ready!(polled.poll_discard(cx)),
-                Way::Ring(handle) => ready!(handle.poll_discard(cx)),
-            };
-            if ended.unwrap_or(true) {
+            let mut ended = true;
+            let taken = ready!(self.poll_take(cx, usize::MAX, |bytes| ended = bytes.is_empty()));
+            if taken.is_err() || ended {
                 return Poll::Ready(());
             }
         }
@@ -108,7 +106,21 @@ impl Socket {
         Poll::Pending
     }
 
-    /// Whether as much is unsent as may be.
+    /// Gives `take` what has come, at most `most` bytes of it; none at the end of the stream.
+    #[inline]
+    fn poll_take(
+        &mut self,
+        cx: &mut Context<'_>,
+        most: usize,
+        take: impl FnOnce(&[u8]),
+    ) -> Poll<io::Result<()>> {
+        match &mut self.way {
+            Way::Polled(polled) => polled.poll_take(cx, most, take),
+            Way::Ring(handle) => handle.poll_take(cx, most, take),
+        }
+    }
+
+    /// Ready while less is unsent than may be.
     #[inline]
     fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let unsent = match &self.way {
@@ -132,12 +144,11 @@ impl Read for Io {
     ) -> Poll<io::Result<()>> {
         let mut socket = self.0.borrow_mut();
         ready!(socket.poll_room(cx))?;
-        ready!(match &mut socket.way {
-            Way::Polled(polled) => polled.poll_read(cx, buffer),
-            Way::Ring(handle) => handle.poll_read(cx, &mut buffer),
-        })?;
-        socket.watch.bytes_came();
-        Poll::Ready(Ok(()))
+        let watch = Rc::clone(&socket.watch);
+        socket.poll_take(cx, buffer.remaining(), |bytes| {
+            buffer.put_slice(bytes);
+            watch.bytes_came(bytes);
+        })
     }
 }
 

@@ -21,10 +21,8 @@
 //!
 //! A line may end in LF alone (RFC 9112, section 2.2, allows it), except inside chunked framing.
 //! A request with trailers is the last on its connection: of those hyper isn't as strict.
-//! Content-Length together with Transfer-Encoding: chunked framing counts, the length is dropped
-//! before the service could see it, and the connection is closed after the answer, so that no
-//! byte after it is ever taken for a request (RFC 9112, section 6.3, leaves the choice between
-//! that and a refusal).
+//! Content-Length together with Transfer-Encoding is refused with 400 by the service, which looks
+//! for it in the bytes, since hyper drops the length (RFC 9112, section 6.3).
 
 mod body;
 mod connection;
@@ -41,6 +39,7 @@ mod options;
 mod polled;
 mod prefer;
 mod problem;
+mod recent;
 mod ring;
 mod server;
 mod service;

@@ -1,24 +1,25 @@
 //! Sockets on tokio's epoll: a call for each read and each write.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use hyper::rt::{Read, ReadBufCursor, Write};
-use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use crate::watch::Watch;
 
+/// At most so much is read at once, in bytes.
+const READ_MOST: usize = 16 << 10;
 /// A buffer for sending that has grown past this is not kept.
 const SEND_KEPT: usize = 64 << 10;
 
 /// A socket, and what is still to be sent on it.
 #[derive(Debug)]
 pub(crate) struct Polled {
-    stream: TokioIo<TcpStream>,
+    stream: TcpStream,
     out: Vec<u8>,
     sent: usize,
     watch: Rc<Watch>,
@@ -26,7 +27,7 @@ pub(crate) struct Polled {
 
 impl Polled {
     pub(crate) fn new(stream: TcpStream, watch: Rc<Watch>) -> Self {
-        Self { stream: TokioIo::new(stream), out: Vec::new(), sent: 0, watch }
+        Self { stream, out: Vec::new(), sent: 0, watch }
     }
 
     pub(crate) fn push(&mut self, bytes: &[u8]) {
@@ -69,20 +70,18 @@ impl Polled {
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 
+    /// Gives `take` what has come, at most `most` bytes of it; none at the end of the stream.
     #[inline]
-    pub(crate) fn poll_read(
+    pub(crate) fn poll_take(
         &mut self,
         cx: &mut Context<'_>,
-        buffer: ReadBufCursor<'_>,
+        most: usize,
+        take: impl FnOnce(&[u8]),
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buffer)
-    }
-
-    /// Throws away what comes; ready with `true` at the end of the stream.
-    pub(crate) fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
-        let mut bytes = [0; 4096];
-        let mut buffer = ReadBuf::new(&mut bytes);
-        ready!(Pin::new(self.stream.inner_mut()).poll_read(cx, &mut buffer))?;
-        Poll::Ready(Ok(buffer.filled().is_empty()))
+        let mut bytes = [MaybeUninit::uninit(); READ_MOST];
+        let mut buffer = ReadBuf::uninit(&mut bytes[..most.min(READ_MOST)]);
+        ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer))?;
+        take(buffer.filled());
+        Poll::Ready(Ok(()))
     }
 }

@@ -16,7 +16,6 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-use hyper::rt::ReadBufCursor;
 use io_uring::{IoUring, opcode, squeue, types};
 use slab::Slab;
 use tokio::io::Interest;
@@ -149,7 +148,7 @@ impl Ring {
     }
 
     /// Submits what is lined up, and wakes those whose operations are done.
-    fn turn(&self) {
+    pub(crate) fn turn(&self) {
         let mut woken = {
             let mut inner = self.0.borrow_mut();
             if let Err(error) = inner.turn(0) {
@@ -398,35 +397,26 @@ impl Handle {
         self.ring.0.borrow().ports[self.at].stream.shutdown(Shutdown::Write)
     }
 
+    /// Gives `take` what has come, at most `most` bytes of it; none at the end of the stream.
     #[inline]
-    pub(crate) fn poll_read(&self, cx: &Context<'_>, buffer: &mut ReadBufCursor<'_>) -> Poll<io::Result<()>> {
-        self.poll_take(cx, |bytes| {
-            let len = bytes.len().min(buffer.remaining());
-            buffer.put_slice(&bytes[..len]);
-            len
-        })
-    }
-
-    /// Throws away what comes; ready with `true` at the end of the stream.
-    pub(crate) fn poll_discard(&self, cx: &Context<'_>) -> Poll<io::Result<bool>> {
-        let mut ended = true;
-        self.poll_take(cx, |bytes| {
-            ended = false;
-            bytes.len()
-        })
-        .map_ok(|()| ended)
-    }
-
-    /// Gives `take` what has come; it says how much of it it took. Not called at the end.
-    fn poll_take(&self, cx: &Context<'_>, take: impl FnOnce(&[u8]) -> usize) -> Poll<io::Result<()>> {
+    pub(crate) fn poll_take(
+        &self,
+        cx: &Context<'_>,
+        most: usize,
+        take: impl FnOnce(&[u8]),
+    ) -> Poll<io::Result<()>> {
         let mut inner = self.ring.0.borrow_mut();
         let port = &mut inner.ports[self.at];
         if !port.reading && port.taken < port.filled {
-            port.taken += take(&port.input[port.taken..port.filled]);
+            let upto = port.filled.min(port.taken.saturating_add(most));
+            take(&port.input[port.taken..upto]);
+            port.taken = upto;
             return Poll::Ready(Ok(()));
         }
         if let Some(end) = port.read_end {
-            return Poll::Ready(end.map_err(io::Error::from_raw_os_error));
+            end.map_err(io::Error::from_raw_os_error)?;
+            take(&[]);
+            return Poll::Ready(Ok(()));
         }
         keep(&mut port.reader, cx);
         if !port.reading {

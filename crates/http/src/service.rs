@@ -15,7 +15,7 @@ use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, StatusCode};
 
 use crate::body::Budget;
-use crate::head::Head;
+use crate::head::{Head, improper};
 use crate::problem::{self, Problem};
 use crate::stats::{Route, Stats};
 use crate::watch::{Phase, Watch};
@@ -158,6 +158,9 @@ async fn answer<F: Front>(
     body: &mut Incoming,
 ) -> Result<Answer, Box<Problem>> {
     let head = Head::read(parts.version, &parts.headers)?;
+    if head.is_chunked() && watch.recent().has_length_and_coding() {
+        return Err(improper("Content-Length and Transfer-Encoding can't go together; send one of them"));
+    }
     match route {
         Route::Increment if parts.method == Method::POST => {
             increments::one(worker, watch, &head, &parts.headers, body).await

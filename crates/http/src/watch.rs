@@ -1,7 +1,7 @@
 //! Deadlines without timers: each connection notes what it is doing and since when, and a worker
 //! looks at all of them a few times a second. A request costs a few plain stores for it.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, Ref, RefCell};
 use std::rc::Rc;
 use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
@@ -10,6 +10,7 @@ use slab::Slab;
 
 use crate::Options;
 use crate::options::LINGER;
+use crate::recent::Recent;
 
 /// What a connection is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +56,7 @@ pub(crate) struct Watch {
     stopping: Cell<bool>,
     last: Cell<bool>,
     waker: RefCell<Option<Waker>>,
+    recent: RefCell<Recent>,
 }
 
 impl Watch {
@@ -65,12 +67,23 @@ impl Watch {
         self.since.set(self.clock.0.get());
     }
 
-    /// Bytes have come. Between requests they are the start of the next one.
+    /// These bytes have come; none at the end of the stream. Between requests they are the start
+    /// of the next one.
     #[inline]
-    pub(crate) fn bytes_came(&self) {
-        if self.phase.get() == Phase::Idle {
-            self.enter(Phase::Head);
+    pub(crate) fn bytes_came(&self, bytes: &[u8]) {
+        match self.phase.get() {
+            Phase::Idle => {
+                self.recent.borrow_mut().begin(bytes);
+                self.enter(Phase::Head);
+            }
+            Phase::Head => self.recent.borrow_mut().go_on(bytes),
+            Phase::Busy | Phase::Body | Phase::Linger => {}
         }
+    }
+
+    /// The bytes that came lately.
+    pub(crate) fn recent(&self) -> Ref<'_, Recent> {
+        self.recent.borrow()
     }
 
     /// Whether the client takes what is written to it.
@@ -175,6 +188,7 @@ impl Watchdog {
             stopping: Cell::new(false),
             last: Cell::new(false),
             waker: RefCell::new(None),
+            recent: RefCell::default(),
         });
         let number = self.watches.borrow_mut().insert(Rc::clone(&watch));
         (number, watch)

@@ -236,6 +236,7 @@ impl<F: Front> Loop<F> {
         }
         drop(listener);
         // The event loop has a look first: a request that has arrived is still answered.
+        ring::turn();
         tokio::task::yield_now().await;
         self.serving.watchdog.stop_all();
         self.refusing.watchdog.stop_all();

@@ -210,27 +210,41 @@ fn what_is_no_proper_request() {
     running.stop();
 }
 
-/// hyper keeps the chunked framing and drops the length before the service can see it; what
-/// matters is that no byte after the message is ever taken for a request.
+const HEALTHZ: &str = "GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n";
+
+/// Two servers that disagree on which of them counts are what request smuggling is made of.
 #[test]
-fn a_length_beside_chunks_ends_the_connection() {
+fn a_length_beside_chunks_is_refused() {
     let running = start();
-    for lines in ["content-length: 3\r\n", "content-length: 200\r\n"] {
-        for request in [
-            chunked(lines, &format!("15\r\n{BODY}\r\n0\r\n\r\n")),
-            chunked("", &format!("15\r\n{BODY}\r\n0\r\n\r\n"))
-                .replace("chunked\r\n\r\n", &format!("chunked\r\n{lines}\r\n")),
-        ] {
-            let mut client = running.client();
-            let before = running.front.total("k").unwrap_or(0);
-            client.send([request.as_bytes(), &post("/increment", JSON, BODY)].concat());
-            let reply = client.receive(false);
-            reply.accepted();
-            assert!(reply.closes());
-            assert!(client.is_closed());
-            assert_eq!(running.front.total("k"), Some(before + 1));
+    let body = format!("15\r\n{BODY}\r\n0\r\n\r\n");
+    for lines in ["content-length: 3\r\n", "Content-LENGTH: 200\r\n"] {
+        let after = chunked("", &body).replace("chunked\r\n\r\n", &format!("chunked\r\n{lines}\r\n"));
+        for request in [chunked(lines, &body), after] {
+            // Alone, behind another request, and with the head in two pieces.
+            for (first, rest) in [
+                (String::new(), request.clone()),
+                (HEALTHZ.to_owned(), request.clone()),
+                (HEALTHZ.to_owned() + &request[..60], request[60..].to_owned()),
+            ] {
+                let mut client = running.client();
+                if !first.is_empty() {
+                    client.send(&first);
+                    assert_eq!(client.receive(false).status, 200);
+                }
+                client.send([rest.as_bytes(), &post("/increment", JSON, BODY)].concat());
+                let reply = client.receive(false);
+                assert_eq!(reply.problem(400), "improper");
+                assert!(reply.closes(), "{first:?}, then {rest:?}");
+                assert!(client.is_closed());
+            }
         }
     }
+    assert_eq!(running.front.total("k"), None);
+    // Each in a request of its own, behind each other, is fine.
+    let mut client = running.client();
+    client.send([post("/increment", JSON, BODY), chunked("", &body).into_bytes()].concat());
+    client.receive(false).accepted();
+    client.receive(false).accepted();
     running.stop();
 }
 
