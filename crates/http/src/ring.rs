@@ -3,7 +3,8 @@
 //!
 //! A worker's event loop stays tokio's. Before it would sleep, it calls [`turn`]: everything that
 //! was asked for since goes into the kernel together, and what is done by then wakes whoever
-//! waited. While it sleeps, the ring's own descriptor, watched like any other, wakes it.
+//! waited. While it sleeps, an eventfd that the kernel writes to wakes it. (The ring's own
+//! descriptor would not do: with deferred task work it doesn't become readable in time.)
 //!
 //! The kernel writes into, and reads from, buffers that belong to a [`Port`] and stay where they
 //! are until the kernel has said that it is done, whatever becomes of the connection meanwhile.
@@ -12,8 +13,9 @@
 use std::cell::RefCell;
 use std::io;
 use std::net::{Shutdown, TcpStream};
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::rc::Rc;
+use std::sync::atomic::{Ordering, fence};
 use std::task::{Context, Poll, Waker};
 
 use io_uring::{IoUring, opcode, squeue, types};
@@ -55,6 +57,8 @@ pub(crate) struct Ring(RefCell<Inner>);
 
 struct Inner {
     uring: IoUring,
+    /// What the kernel writes to when something is done, while that is enabled.
+    event: Option<OwnedFd>,
     ports: Slab<Port>,
     /// Whom the last turn has to wake.
     woken: Vec<Waker>,
@@ -101,8 +105,10 @@ impl Ring {
             .setup_taskrun_flag()
             .dontfork()
             .build(SUBMISSIONS)?;
-        let (ports, woken) = (Slab::new(), Vec::new());
-        let inner = Inner { uring, ports, woken, failure: None, on_failure: None };
+        let event = eventfd()?;
+        uring.submitter().register_eventfd(event.as_raw_fd())?;
+        let (event, ports, woken) = (Some(event), Slab::new(), Vec::new());
+        let inner = Inner { uring, event, ports, woken, failure: None, on_failure: None };
         let ring = Rc::new(Self(RefCell::new(inner)));
         RING.set(Some(Rc::clone(&ring)));
         Ok(ring)
@@ -115,9 +121,13 @@ impl Ring {
 
     /// Wakes the event loop when the kernel has something to say. Never ends but by failing.
     pub(crate) async fn watch(self: Rc<Self>) -> io::Error {
-        let fd = match self.watched_fd() {
+        let Some(event) = self.0.borrow_mut().event.take() else {
+            return io::Error::other("it is watched already");
+        };
+        // SAFETY: an `OwnedFd` is open, and the same, for as long as it lives.
+        let fd = match unsafe { AsyncFd::register_with_interest(event, Interest::READABLE) } {
             Ok(fd) => fd,
-            Err(error) => return error,
+            Err(error) => return error.into(),
         };
         std::future::poll_fn(|cx| {
             let mut inner = self.0.borrow_mut();
@@ -138,20 +148,11 @@ impl Ring {
         .await
     }
 
-    /// A second descriptor of the ring, under tokio's eye.
-    fn watched_fd(&self) -> io::Result<AsyncFd<OwnedFd>> {
-        let inner = self.0.borrow();
-        // SAFETY: it is only used here, where the ring is borrowed, so it stays open.
-        let fd = unsafe { BorrowedFd::borrow_raw(inner.uring.as_raw_fd()) }.try_clone_to_owned()?;
-        // SAFETY: an `OwnedFd` is open, and the same, for as long as it lives.
-        Ok(unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }?)
-    }
-
     /// Submits what is lined up, and wakes those whose operations are done.
     pub(crate) fn turn(&self) {
         let mut woken = {
             let mut inner = self.0.borrow_mut();
-            if let Err(error) = inner.turn(0) {
+            if let Err(error) = inner.before_sleep() {
                 inner.failure = Some(error);
                 let on_failure = inner.on_failure.take();
                 inner.woken.extend(on_failure);
@@ -190,12 +191,34 @@ impl Ring {
 }
 
 impl Inner {
-    /// One system call, or none where there is nothing to do; `wait` for so many completions.
-    fn turn(&mut self, wait: usize) -> io::Result<()> {
+    /// What the loop does before it would sleep. It sleeps only where nobody was woken; then the
+    /// eventfd is on, and off otherwise, so that the kernel wakes nobody who is awake.
+    fn before_sleep(&mut self) -> io::Result<()> {
+        self.uring.completion().disable_eventfd();
+        self.turn(0)?;
+        while self.woken.is_empty() {
+            self.uring.completion().enable_eventfd();
+            // Either the kernel sees the eventfd enabled, or what it did before is seen here.
+            fence(Ordering::SeqCst);
+            if !self.is_due() {
+                return Ok(());
+            }
+            self.uring.completion().disable_eventfd();
+            self.turn(0)?;
+        }
+        Ok(())
+    }
+
+    fn is_due(&mut self) -> bool {
         let submission = self.uring.submission();
         let due = !submission.is_empty() || submission.taskrun() || submission.cq_overflow();
         drop(submission);
-        if due || wait > 0 {
+        due || !self.uring.completion().is_empty()
+    }
+
+    /// One system call, or none where there is nothing to do; `wait` for so many completions.
+    fn turn(&mut self, wait: usize) -> io::Result<()> {
+        if wait > 0 || self.is_due() {
             self.enter(wait)?;
         }
         self.reap();
@@ -450,6 +473,16 @@ fn to_user_data(at: usize, operation: Operation) -> u64 {
 
 fn from_user_data(data: u64) -> (usize, Operation) {
     ((data >> 1) as usize, if data & 1 == 0 { Operation::Read } else { Operation::Send })
+}
+
+fn eventfd() -> io::Result<OwnedFd> {
+    // SAFETY: it takes no pointers.
+    let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: it is new, open, and nobody else's.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// Keeps the task's waker; mostly it is there already.
