@@ -196,14 +196,11 @@ impl Inner {
     fn before_sleep(&mut self) -> io::Result<()> {
         self.uring.completion().disable_eventfd();
         self.turn(0)?;
-        while self.woken.is_empty() {
+        if self.woken.is_empty() {
             self.uring.completion().enable_eventfd();
-            // Either the kernel sees the eventfd enabled, or what it did before is seen here.
+            // Either the kernel finds the eventfd on, or what it did before is found here. Once is
+            // enough, and has to be: the flag that says that work waits may stay set when it is done.
             fence(Ordering::SeqCst);
-            if !self.is_due() {
-                return Ok(());
-            }
-            self.uring.completion().disable_eventfd();
             self.turn(0)?;
         }
         Ok(())
