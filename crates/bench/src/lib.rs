@@ -1,8 +1,12 @@
 //! The experiment: servers under the same load, side by side.
 
 mod chart;
+mod load;
+mod proc;
+mod process;
 pub mod profile;
 pub mod raw;
 pub mod report;
+pub mod run;
 pub mod serve;
 pub mod stats;

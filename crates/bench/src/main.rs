@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use incrementer_bench::{profile, report, serve};
+use incrementer_bench::{profile, report, run, serve};
 
 // As in the server, so that baselines differ in the counting alone.
 #[global_allocator]
@@ -31,6 +31,8 @@ enum Command {
         #[arg(long, default_value = "report", value_name = "DIR")]
         out: PathBuf,
     },
+    /// Puts servers under the same load in turn, checks what they stored, writes raw JSON
+    Run(run::Options),
     /// Serves a baseline on the product's own HTTP layer until it is stopped
     Serve(serve::Options),
 }
@@ -39,6 +41,7 @@ fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Profile(options) => profile::run(&options),
         Command::Report { raw, out } => report::write(&raw, &out),
+        Command::Run(options) => run::run(&options),
         Command::Serve(options) => serve::run(&options),
     };
     match outcome {

@@ -11,6 +11,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, bail, ensure};
 
+use crate::run::beside;
 use classes::{Class, class};
 use stacks::{Stack, folded, parse};
 use under_load::UnderLoad;
@@ -58,10 +59,7 @@ pub fn run(options: &Options) -> anyhow::Result<Vec<PathBuf>> {
         record(pid, options.seconds, recorded.path())?;
     } else {
         installed("wrk", "-v", "wrk")?;
-        let server = match &options.server {
-            Some(server) => server.clone(),
-            None => beside()?,
-        };
+        let server = beside(options.server.as_deref(), "--server")?;
         let load = UnderLoad::start(
             &server,
             &options.server_arguments,
@@ -80,14 +78,6 @@ pub fn run(options: &Options) -> anyhow::Result<Vec<PathBuf>> {
     std::fs::write(&graph, flame_graph(&stacks)?).with_context(can_not)?;
     std::fs::write(&table, shares(&stacks)).with_context(can_not)?;
     Ok(vec![graph, table])
-}
-
-/// The server's binary is built into the same folder.
-fn beside() -> anyhow::Result<PathBuf> {
-    let server = std::env::current_exe()?.with_file_name("incrementer");
-    let missing = || format!("{} is missing: build it, or name another with --server", server.display());
-    ensure!(server.is_file(), missing());
-    Ok(server)
 }
 
 fn installed(program: &str, version: &str, package: &str) -> anyhow::Result<()> {

@@ -1,0 +1,79 @@
+-- Random keys, random values, by POST. Arguments: keys, seconds, tail_s, seed, form.
+--
+-- Each thread adds up what it sends. In the last `tail_s` seconds it sends only zeros: the same
+-- request at the same cost, so that whatever is in flight at the stop adds nothing, and the sums
+-- that were sent can be compared with what is stored.
+
+local ffi = require("ffi")
+ffi.cdef [[
+  typedef struct { long s; long ns; } incrementer_time;
+  int clock_gettime(int clock, incrementer_time *now);
+]]
+
+-- The largest value, and the modulus of the weighted sum; doubles are exact up to 2^53.
+local MAX_VALUE = 1000
+local MODULUS = 2 ^ 52
+local MONOTONIC = 1
+
+local threads = {}
+
+function setup(thread)
+  table.insert(threads, thread)
+  thread:set("number", #threads)
+end
+
+local time = ffi.new("incrementer_time")
+local function now()
+  ffi.C.clock_gettime(MONOTONIC, time)
+  return tonumber(time.s) + tonumber(time.ns) / 1e9
+end
+
+local keys, seconds, tail_s, head, body_of
+local random = math.random
+
+function init(arguments)
+  keys, seconds, tail_s = tonumber(arguments[1]), tonumber(arguments[2]), tonumber(arguments[3])
+  math.randomseed(tonumber(arguments[4]) + number * 104729)
+  body_of = '{"key":"key-%d","value":%d}'
+  if arguments[5] == "webdis" then
+    body_of = "INCRBY/key-%d/%d"
+  end
+  head = "POST " .. wrk.path .. " HTTP/1.1\r\nHost: " .. wrk.headers["Host"]
+    .. "\r\nContent-Type: application/json\r\nContent-Length: "
+  sent, weighted = 0, 0
+end
+
+local zeros_from
+
+function request()
+  local key, value, at = random(keys), random(MAX_VALUE), now()
+  if zeros_from == nil then
+    -- wrk may call once just to look at a request, so the first adds nothing either.
+    zeros_from, value = at + seconds - tail_s, 0
+  elseif at >= zeros_from then
+    value = 0
+  end
+  sent = sent + value
+  weighted = (weighted + key * value) % MODULUS
+  local body = string.format(body_of, key, value)
+  return head .. #body .. "\r\n\r\n" .. body
+end
+
+function done(summary, latency, requests)
+  local all_sent, all_weighted = 0, 0
+  for _, thread in ipairs(threads) do
+    all_sent = all_sent + thread:get("sent")
+    all_weighted = (all_weighted + thread:get("weighted")) % MODULUS
+  end
+  local errors = summary.errors
+  io.write(string.format(
+    '\n{"requests":%d,"seconds":%.6f,'
+      .. '"latency_us":{"mean":%.3f,"p50":%.0f,"p90":%.0f,"p99":%.0f,"p999":%.0f,"max":%.0f},'
+      .. '"errors":{"connect":%d,"read":%d,"write":%d,"timeout":%d,"status":%d},'
+      .. '"sent":%.0f,"weighted":%.0f}\n',
+    summary.requests, summary.duration / 1e6,
+    latency.mean, latency:percentile(50), latency:percentile(90), latency:percentile(99),
+    latency:percentile(99.9), latency.max,
+    errors.connect, errors.read, errors.write, errors.timeout, errors.status,
+    all_sent, all_weighted))
+end

@@ -1,0 +1,207 @@
+//! Each server in turn under the same load, round after round, into one file of raw JSON.
+
+mod disk;
+mod machine;
+mod once;
+mod peers;
+mod server;
+
+use std::path::{Path, PathBuf};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, bail, ensure};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::process::{Interrupt, Interrupted};
+use crate::raw::{Experiment, FORMAT, Run};
+use once::Setting;
+use server::Kind;
+
+/// The load of the write-up; its comparison is called `main`.
+const CONNECTIONS: u32 = 400;
+const KEYS: u32 = 10_000;
+
+/// What is compared, and under which load.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Options {
+    /// Which servers; those that aren't installed are left out with a note
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = Kind::ALL)]
+    servers: Vec<Kind>,
+    /// How often each of them is measured, in rotated order
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    rounds: u32,
+    /// How long each time, in seconds
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=3600))]
+    seconds: u32,
+    /// The same load before that, in seconds; it isn't measured, but its sums are checked
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(0..=3600))]
+    warm_up: u32,
+    /// Connections of the load
+    #[arg(long, default_value_t = CONNECTIONS, value_parser = clap::value_parser!(u32).range(1..=20_000))]
+    connections: u32,
+    /// Threads of the load, at most one for each connection
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=256))]
+    threads: u32,
+    /// Different keys, chosen at random
+    #[arg(long, default_value_t = KEYS, value_parser = clap::value_parser!(u32).range(1..=100_000_000))]
+    keys: u32,
+    /// Connections that `sync` has to its PostgreSQL
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=90))]
+    pool: u16,
+    /// The name of the comparison; by default it follows from connections and keys
+    #[arg(long, value_name = "NAME")]
+    series: Option<String>,
+    /// The server's binary; by default the one beside this program
+    #[arg(long, value_name = "FILE")]
+    incrementer: Option<PathBuf>,
+    /// Where data directories and databases are made; what is there is removed at the end
+    #[arg(long, default_value = "/var/tmp", value_name = "DIR")]
+    directory: PathBuf,
+    /// The file for the raw JSON; by default in `bench-results/`, named after series and time
+    #[arg(long, value_name = "RAW.json")]
+    out: Option<PathBuf>,
+}
+
+impl Options {
+    fn series(&self) -> String {
+        match (&self.series, self.connections, self.keys) {
+            (Some(series), ..) => series.clone(),
+            (None, CONNECTIONS, KEYS) => "main".to_owned(),
+            (None, connections, KEYS) => format!("connections-{connections}"),
+            (None, CONNECTIONS, keys) => format!("keys-{keys}"),
+            (None, connections, keys) => format!("connections-{connections}-keys-{keys}"),
+        }
+    }
+}
+
+/// Runs the experiment and returns its file, which is written anew after each run: what was
+/// measured before a signal or a failure is kept.
+///
+/// # Errors
+/// wrk or the server's binary is missing, a file can't be written, a signal came, or a run
+/// doesn't count; the last two name the file.
+pub fn run(options: &Options) -> anyhow::Result<Vec<PathBuf>> {
+    let interrupt = Interrupt::on_signals()?;
+    tempfile::env::override_temp_dir(&options.directory)
+        .map_err(|other| anyhow::anyhow!("temporary files go to {} already", other.display()))?;
+    let (began, unix) = (Instant::now(), SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs());
+    let series = options.series();
+    let default_out = || PathBuf::from(format!("bench-results/{series}-{unix}.json"));
+    let out = options.out.clone().unwrap_or_else(default_out);
+    let setting = Setting::new(options, &series)?;
+    let mut experiment = Experiment {
+        format: FORMAT,
+        command: "run".to_owned(),
+        arguments: std::env::args().skip(1).collect(),
+        began_unix_s: unix,
+        took_s: 0.0,
+        interrupted: true,
+        machine: machine::describe(&options.directory, &setting.incrementer),
+        runs: Vec::new(),
+        figures: Vec::new(),
+        notes: Vec::new(),
+    };
+    let servers = installed(options, &mut experiment.notes);
+    ensure!(!servers.is_empty(), "none of these servers is installed");
+    let outcome = all_rounds(&setting, &servers, &interrupt, &mut experiment, |experiment| {
+        experiment.took_s = began.elapsed().as_secs_f64();
+        experiment.write(&out)
+    });
+    match outcome {
+        Err(error) if error.is::<Interrupted>() => {
+            experiment.took_s = began.elapsed().as_secs_f64();
+            experiment.write(&out)?;
+            bail!("interrupted; what was measured is in {}", out.display());
+        }
+        outcome => outcome?,
+    }
+    experiment.interrupted = false;
+    experiment.took_s = began.elapsed().as_secs_f64();
+    experiment.write(&out)?;
+    verdict(&experiment.runs, &out)?;
+    Ok(vec![out])
+}
+
+fn installed(options: &Options, notes: &mut Vec<String>) -> Vec<Kind> {
+    let mut servers: Vec<Kind> = Vec::new();
+    for &kind in &options.servers {
+        match peers::missing(kind) {
+            Some(what) => notes.push(format!("{kind} was left out: {what} is not installed")),
+            None if servers.contains(&kind) => {}
+            None => servers.push(kind),
+        }
+    }
+    servers
+}
+
+fn all_rounds(
+    setting: &Setting,
+    servers: &[Kind],
+    interrupt: &Interrupt,
+    experiment: &mut Experiment,
+    mut save: impl FnMut(&mut Experiment) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let bar = progress(setting, servers.len());
+    for note in &experiment.notes {
+        tell(&bar, note);
+    }
+    for round in 1..=setting.options.rounds {
+        experiment.figures.extend(disk::syncs(&setting.options.directory, &setting.series, round)?);
+        let mut order = servers.to_vec();
+        order.rotate_left((round as usize - 1) % servers.len());
+        for (place, kind) in (1..).zip(order) {
+            bar.set_message(format!("round {round}, {kind}"));
+            let run = setting.once(kind, round, place, interrupt, &bar)?;
+            tell(&bar, &summary(&run));
+            let versions = &mut experiment.machine.versions;
+            versions.extend(setting.postgres_version.borrow().iter().cloned());
+            experiment.runs.push(run);
+            save(experiment)?;
+        }
+    }
+    bar.finish_and_clear();
+    Ok(())
+}
+
+/// Counts milliseconds of load.
+fn progress(setting: &Setting, servers: usize) -> ProgressBar {
+    let each = u64::from(setting.options.warm_up + setting.options.seconds) * 1000;
+    let runs = u64::from(setting.options.rounds) * servers as u64;
+    let bar = ProgressBar::new(each * runs);
+    let look = "{bar:40} {percent} % {msg}, {eta} left";
+    bar.set_style(ProgressStyle::with_template(look).unwrap_or_else(|_| ProgressStyle::default_bar()));
+    bar
+}
+
+/// Above the bar, or as it is where there is none to see.
+fn tell(bar: &ProgressBar, line: &str) {
+    if bar.is_hidden() {
+        eprintln!("{line}");
+    } else {
+        bar.println(line);
+    }
+}
+
+fn summary(run: &Run) -> String {
+    let p99 = run.latency_us.as_ref().map_or(0.0, |latency| latency.p99 / 1000.0);
+    let rate = run.requests_per_s();
+    let outcome = if run.failures.is_empty() { "ok".to_owned() } else { run.failures.join("; ") };
+    format!("round {} {:<9} {rate:>9.0} requests/s, p99 {p99:>7.2} ms: {outcome}", run.round, run.server)
+}
+
+fn verdict(runs: &[Run], out: &Path) -> anyhow::Result<()> {
+    let failed = runs.iter().filter(|run| !run.failures.is_empty()).count();
+    ensure!(failed == 0, "{failed} of {} runs don't count; see {}", runs.len(), out.display());
+    Ok(())
+}
+
+/// The server's binary is built into the same folder.
+///
+/// # Errors
+/// It isn't there.
+pub(crate) fn beside(given: Option<&Path>, flag: &str) -> anyhow::Result<PathBuf> {
+    let here = std::env::current_exe().context("this program doesn't know where it is")?;
+    let server = given.map_or_else(|| here.with_file_name("incrementer"), Path::to_owned);
+    ensure!(server.is_file(), "{} is missing: build it, or name another with {flag}", server.display());
+    Ok(server)
+}

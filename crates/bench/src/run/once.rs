@@ -1,0 +1,270 @@
+//! One run: a server, a warm-up, the load, and whether what is stored accounts for it.
+
+use std::cell::RefCell;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use anyhow::Context;
+use indicatif::ProgressBar;
+
+use super::server::{Kind, Server};
+use super::{Options, beside};
+use crate::load::{MODULUS, Outcome, Plan};
+use crate::proc;
+use crate::process::{Interrupt, Interrupted, ask};
+use crate::raw::{Errors, Load, Metrics, Run, SumCheck};
+
+/// What all runs of an experiment share.
+pub(super) struct Setting {
+    pub(super) options: Options,
+    pub(super) series: String,
+    pub(super) incrementer: PathBuf,
+    /// Known once the first PostgreSQL runs.
+    pub(super) postgres_version: RefCell<Option<(String, String)>>,
+}
+
+impl Setting {
+    /// # Errors
+    /// wrk is missing, or the server's binary is and would be needed.
+    pub(super) fn new(options: &Options, series: &str) -> anyhow::Result<Self> {
+        // wrk -v ends with 1; that it could be started is enough.
+        let wrk = Command::new("wrk").arg("-v").stdout(Stdio::null()).stderr(Stdio::null()).status();
+        wrk.context("wrk can't be started; on Debian: scripts/install-peers")?;
+        let needed = options.servers.iter().any(|kind| kind.is_ours());
+        let incrementer = match beside(options.incrementer.as_deref(), "--incrementer") {
+            Err(error) if needed => return Err(error),
+            found => found.unwrap_or_default(),
+        };
+        let (options, series) = (options.clone(), series.to_owned());
+        Ok(Self { options, series, incrementer, postgres_version: RefCell::default() })
+    }
+
+    /// Measures one server. What goes wrong with it stands in the run.
+    ///
+    /// # Errors
+    /// A signal came.
+    pub(super) fn once(
+        &self,
+        kind: Kind,
+        round: u32,
+        place: u32,
+        interrupt: &Interrupt,
+        bar: &ProgressBar,
+    ) -> Result<Run, Interrupted> {
+        let options = &self.options;
+        let mut run = Run {
+            series: self.series.clone(),
+            round,
+            place,
+            server: kind.to_string(),
+            load: Load {
+                tool: "wrk".to_owned(),
+                connections: options.connections,
+                threads: options.threads.min(options.connections),
+                seconds: options.seconds.into(),
+                keys: options.keys.into(),
+                per_request: 1,
+                pipelined: 1,
+                rate: None,
+            },
+            seconds: options.seconds.into(),
+            ..Run::default()
+        };
+        let done_before = bar.position();
+        if let Err(error) = self.measure(kind, &mut run, interrupt, bar) {
+            interrupt.check()?;
+            run.failures.push(format!("{error:#}"));
+        }
+        bar.set_position(done_before + u64::from(options.warm_up + options.seconds) * 1000);
+        Ok(run)
+    }
+
+    fn measure(
+        &self,
+        kind: Kind,
+        run: &mut Run,
+        interrupt: &Interrupt,
+        bar: &ProgressBar,
+    ) -> anyhow::Result<()> {
+        let server = Server::start(kind, self, interrupt)?;
+        if let Some(version) = server.store_version() {
+            self.postgres_version.replace(Some(("postgres".to_owned(), version)));
+        }
+        let mut loads = Vec::new();
+        if self.options.warm_up > 0 {
+            loads.push(self.load(kind, &server, self.options.warm_up, run.round * 2, interrupt, bar)?);
+        }
+        let before = metrics(kind, &server)?;
+        let (pids, store) = (server.pids(), server.store_pid());
+        let of_server = proc::cpu(&pids);
+        let of_store = store.map(|pid| proc::cpu(&[pid]));
+        let of_load = proc::cpu_of_waited();
+        // Every server of a round gets the same keys and values; no two rounds do.
+        let seed = run.round * 2 + 1;
+        let (plan, outcome) = self.load(kind, &server, self.options.seconds, seed, interrupt, bar)?;
+        run.load_cpu = proc::between(of_load, proc::cpu_of_waited());
+        run.server_cpu = proc::between(of_server, proc::cpu(&pids));
+        run.store_cpu = store.zip(of_store).map(|(pid, before)| proc::between(before, proc::cpu(&[pid])));
+        run.peak_rss_bytes = proc::memory_bytes(&pids, "VmHWM");
+        run.rss_bytes = proc::memory_bytes(&pids, "VmRSS");
+        (run.requests, run.increments) = (outcome.requests, outcome.requests);
+        run.seconds = outcome.seconds;
+        run.latency_us = Some(outcome.latency_us.clone());
+        run.errors = outcome.errors.clone();
+        run.failures.extend(failures_of_load(&outcome));
+        if let Some((accepted_before, before)) = before {
+            let (accepted, after) = metrics(kind, &server)?.context("the metrics are gone")?;
+            run.metrics = Some(gained(&before, &after));
+            run.failures.extend(miscounted(accepted - accepted_before, run.requests, plan.connections));
+        }
+        loads.push((plan, outcome));
+        if let Some(stored) = server.stop(interrupt)? {
+            let check = sum_check(&loads, stored);
+            run.failures.extend(unaccounted(&check));
+            run.sum_check = Some(check);
+        }
+        Ok(())
+    }
+
+    fn load(
+        &self,
+        kind: Kind,
+        server: &Server,
+        seconds: u32,
+        seed: u32,
+        interrupt: &Interrupt,
+        bar: &ProgressBar,
+    ) -> anyhow::Result<(Plan, Outcome)> {
+        let (path, form, _) = kind.request();
+        let (connections, threads) = (self.options.connections, self.options.threads);
+        let plan = Plan {
+            address: server.address,
+            path,
+            form,
+            connections,
+            threads,
+            seconds,
+            keys: self.options.keys,
+            seed,
+        };
+        let (began, done_before) = (Instant::now(), bar.position());
+        let lasts = u128::from(seconds) * 1000;
+        let show = || bar.set_position(done_before + began.elapsed().as_millis().min(lasts) as u64);
+        let outcome = plan.run(server.directory(), interrupt, show)?;
+        Ok((plan, outcome))
+    }
+}
+
+fn failures_of_load(outcome: &Outcome) -> Vec<String> {
+    let Errors { connect, read, write, timeout, status } = outcome.errors;
+    let kinds = [
+        (connect, "connections could not be made"),
+        (read, "connections broke while an answer was read"),
+        (write, "connections broke while a request was written"),
+        (timeout, "answers took too long"),
+        (status, "answers were refusals"),
+    ];
+    let mut failures: Vec<String> =
+        kinds.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")).collect();
+    if outcome.requests == 0 {
+        failures.push("nothing was answered".to_owned());
+    }
+    failures
+}
+
+/// How the server's own count of accepted requests differs from the load tool's. Those in flight
+/// at the stop may have been accepted besides.
+fn miscounted(accepted: u64, answered: u64, connections: u32) -> Option<String> {
+    let may_be = answered..=answered + u64::from(connections);
+    let differs = !may_be.contains(&accepted);
+    differs.then(|| {
+        format!("the server says that it accepted {accepted} requests, wrk that {answered} were answered")
+    })
+}
+
+fn sum_check(loads: &[(Plan, Outcome)], (stored, weighted_stored): (u64, u64)) -> SumCheck {
+    let weighted = loads.iter().map(|(_, outcome)| outcome.weighted).sum::<u64>() % MODULUS;
+    SumCheck {
+        sent: loads.iter().map(|(_, outcome)| outcome.sent).sum(),
+        in_flight: loads.iter().map(|(plan, outcome)| plan.in_flight(outcome)).sum(),
+        stored,
+        weighted_sent: Some(weighted),
+        weighted_stored: Some(weighted_stored),
+    }
+}
+
+/// What is stored and was not sent, or was answered and is not stored.
+fn unaccounted(check: &SumCheck) -> Option<String> {
+    let SumCheck { sent, in_flight, stored, .. } = *check;
+    if stored > sent {
+        return Some(format!("{} more is stored than was sent", stored - sent));
+    }
+    if sent - stored > in_flight {
+        return Some(format!("{} of what was acknowledged is not stored", sent - stored - in_flight));
+    }
+    let elsewhere = sent == stored && check.weighted_sent != check.weighted_stored;
+    elsewhere.then(|| "the sum is right, but increments went to other keys".to_owned())
+}
+
+/// How many increments incrementer has accepted, and its other counts; `None` for the others.
+fn metrics(kind: Kind, server: &Server) -> anyhow::Result<Option<(u64, Metrics)>> {
+    if !kind.is_ours() {
+        return Ok(None);
+    }
+    let (_, page) = ask(server.address, "GET", "/metrics", "").context("the metrics can't be read")?;
+    let number = |name: &str| {
+        let value = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value
+            .and_then(|value| value.parse::<f64>().ok())
+            .with_context(|| format!("there is no metric {name}"))
+    };
+    let accepted = number("incrementer_http_requests_total{route=\"/increment\",status=\"202\"}")?;
+    let metrics = Metrics {
+        counted_requests: number("incrementer_counted_requests_total")? as u64,
+        commits: number("incrementer_commits_total")? as u64,
+        sync_s: number("incrementer_sync_seconds_total")?,
+        flushes: number("incrementer_flushes_total")? as u64,
+    };
+    Ok(Some((accepted as u64, metrics)))
+}
+
+fn gained(before: &Metrics, after: &Metrics) -> Metrics {
+    Metrics {
+        counted_requests: after.counted_requests - before.counted_requests,
+        commits: after.commits - before.commits,
+        sync_s: after.sync_s - before.sync_s,
+        flushes: after.flushes - before.flushes,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_accounts_for_what_was_sent() {
+        let check = |stored, in_flight, weighted_stored| {
+            let weighted_stored = Some(weighted_stored);
+            unaccounted(&SumCheck { sent: 100, in_flight, stored, weighted_sent: Some(7), weighted_stored })
+        };
+        assert_eq!(check(100, 0, 7), None);
+        assert_eq!(check(95, 5, 6), None);
+        for (stored, in_flight, weighted, why) in [
+            (101, 50, 8, "1 more is stored than was sent"),
+            (99, 0, 6, "1 of what was acknowledged is not stored"),
+            (94, 5, 6, "1 of what was acknowledged is not stored"),
+            (100, 0, 8, "the sum is right, but increments went to other keys"),
+        ] {
+            assert_eq!(check(stored, in_flight, weighted).as_deref(), Some(why));
+        }
+    }
+
+    #[test]
+    fn what_the_server_accepted_was_answered_or_in_flight() {
+        assert_eq!(miscounted(10, 10, 4), None);
+        assert_eq!(miscounted(14, 10, 4), None);
+        assert!(miscounted(9, 10, 4).is_some());
+        assert!(miscounted(15, 10, 4).is_some());
+    }
+}
