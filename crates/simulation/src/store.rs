@@ -1,10 +1,10 @@
 //! A database server that refuses, dies and forgets, and the product's seam to it.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use counter::{Applied, Batch, Fingerprint, JournalId, OwnerId, Seq, StoreId};
+use counter::{Applied, Batch, Fingerprint, JournalId, Seq, StoreId};
 use fastrand::Rng;
 use journal::Identity;
 use store::{
@@ -42,8 +42,6 @@ pub(crate) struct Server {
     pub(crate) lost: BTreeMap<JournalId, Duration>,
     /// How far each journal ever was.
     pub(crate) highest: BTreeMap<JournalId, Seq>,
-    /// Who has ever moved a watermark.
-    flushed: BTreeSet<OwnerId>,
     /// After a copy and a failover, the copy has flushed up to where the other directory had: it
     /// can't tell, see docs/reliability.md.
     pub(crate) coincidence: bool,
@@ -74,7 +72,6 @@ impl Server {
             history_len: 0,
             lost: BTreeMap::new(),
             highest: BTreeMap::new(),
-            flushed: BTreeSet::new(),
             coincidence: false,
             forgot_claim: false,
             up: true,
@@ -98,16 +95,19 @@ impl Server {
         let wrote = matches!(outcome, Ok((_, true)));
         note!(self.log, "store: late COMMIT of {}..{}: {wrote}", transaction.from, transaction.upto);
         if wrote {
-            self.flushed.insert(transaction.claim.owner);
             self.remember(before);
         }
     }
 
-    /// Looks whether a directory is about to take the records of another one for its own.
+    /// Looks whether a directory is about to take the records of another one for its own. Who moved the
+    /// watermark need not be who owns the journal now: a start claims it anew and may flush nothing.
     pub(crate) fn look_for_coincidence(&mut self, identity: &Identity, applied: Seq) {
         let Some(Standing { owner, watermark }) = self.db.journals.get(&identity.journal) else { return };
         let unknown = identity.reach_of(*owner).is_none();
-        self.coincidence |= unknown && *watermark == applied && self.flushed.contains(owner);
+        let mover = self.db.movers.get(&identity.journal);
+        let foreign =
+            mover.is_some_and(|mover| identity.reach_of(*mover).is_none_or(|reach| reach < *watermark));
+        self.coincidence |= unknown && *watermark == applied && foreign;
     }
 
     /// Another server takes over that lacks the last commits; how many.
@@ -231,7 +231,6 @@ impl SimStore {
         };
         note!(server.log, "store: COMMIT of {from}..{upto}, new {wrote}");
         if wrote {
-            server.flushed.insert(claim.owner);
             server.remember(before);
         }
         if server.chance(server.faults.lose_answer) {
