@@ -166,7 +166,8 @@ impl Beginner {
         let begun = Instant::now();
         let starting = open_engine(&self.settings, disk)?;
         let url = store_url(&self.settings.store)?;
-        let (mut store, mut reader) = (store::open(&url)?, store::open_reader(&url)?);
+        let (mut store, mut reader) =
+            (store::open_with_timeout(&url, self.settings.flush.timeout)?, store::open_reader(&url)?);
         let owner = OwnerId::random().context("no randomness for the owner's id")?;
         let freshness = self.engine.freshness();
         let now = || self.clock.now();

@@ -31,6 +31,7 @@ const NOT_RUN: &[(&str, &str)] = &[
         "scripts/real-input",
         "it builds a release and counts for minutes; exactly_once_real_input.rs takes a sample",
     ),
+    ("scripts/kills 10", "it is a test of its own, crates/server/tests/kills"),
 ];
 
 /// How the README starts a server: replaced by the binary under test, on an address of its own.

@@ -34,6 +34,8 @@ pub use seam::{
 };
 pub use url::{StoreUrl, StoreUrlError};
 
+use std::time::Duration;
+
 use postgres::{Limits, PostgresReader, PostgresStore};
 use sqlite::{SqliteReader, SqliteStore};
 use url::Place;
@@ -43,8 +45,18 @@ use url::Place;
 /// # Errors
 /// The operating system has no resources for a connection's event loop.
 pub fn open(url: &StoreUrl) -> Result<Box<dyn Store>, StoreError> {
+    open_with_timeout(url, Limits::for_writing().step)
+}
+
+/// As [`open`]; PostgreSQL may take `step` for each step of a call, and more for each row.
+///
+/// # Errors
+/// Those of [`open`].
+pub fn open_with_timeout(url: &StoreUrl, step: Duration) -> Result<Box<dyn Store>, StoreError> {
     Ok(match &url.0 {
-        Place::Postgres(place) => Box::new(PostgresStore::new(place, Limits::for_writing())?),
+        Place::Postgres(place) => {
+            Box::new(PostgresStore::new(place, Limits { step, ..Limits::for_writing() })?)
+        }
         Place::Sqlite(path) => Box::new(SqliteStore::new(path, sqlite::WRITER_PATIENCE)),
     })
 }

@@ -140,14 +140,14 @@ impl ThrowawayPostgres {
     /// Freezes the server and all its processes.
     pub fn sigstop(&self) {
         for process in self.processes() {
-            kill_process(process, Signal::STOP).unwrap();
+            // One may have ended meanwhile.
+            let _ = kill_process(process, Signal::STOP);
         }
     }
 
     /// Ends what [`sigstop`](Self::sigstop) began.
     pub fn sigcont(&self) {
         for process in self.processes() {
-            // One may have ended meanwhile.
             let _ = kill_process(process, Signal::CONT);
         }
     }

@@ -40,11 +40,13 @@ pub(crate) struct Settings {
     pub(crate) log: Log,
 }
 
-/// When a flush begins: at so many updates, or after so long, whichever is first.
+/// When a flush begins: at so many updates, or after so long, whichever is first; and how long the
+/// store may take to answer it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Flush {
     pub(crate) max_updates: u32,
     pub(crate) interval: Duration,
+    pub(crate) timeout: Duration,
 }
 
 /// How much the journal may hold, and for how long what the store has.

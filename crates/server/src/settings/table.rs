@@ -213,6 +213,20 @@ pub(crate) static TABLE: &[Setting] = &[
         show: |s| show_duration(s.flush.interval),
     },
     Setting {
+        name: "flush.timeout",
+        value_name: "TIME",
+        bare: false,
+        reach: Reach::Serve,
+        default: Default::Fixed("30s"),
+        doc: "How long PostgreSQL may take for a step of a flush, and 1 ms more for each update in it, \
+            until the connection is given up and the same batch is tried again.",
+        set: |s, text| {
+            s.flush.timeout = duration(text, Duration::from_millis(100)..=Duration::from_secs(3600))?;
+            Ok(())
+        },
+        show: |s| show_duration(s.flush.timeout),
+    },
+    Setting {
         name: "journal.max_bytes",
         value_name: "SIZE",
         bare: false,

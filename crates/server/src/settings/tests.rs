@@ -13,6 +13,7 @@ const EXAMPLES: &[(&str, [&str; 3], &str)] = &[
     ("shutdown_timeout", ["0s", "1s", "2m"], "61m"),
     ("flush.max_updates", ["1", "100000", "7"], "0"),
     ("flush.interval", ["1ms", "1s", "1h"], "0s"),
+    ("flush.timeout", ["100ms", "1s", "1h"], "99ms"),
     ("journal.max_bytes", ["256KiB", "1GiB", "1000000B"], "255KiB"),
     ("journal.keep", ["1ms", "36h", "10000h"], "10001h"),
     ("journal.segment_bytes", ["64KiB", "1MiB", "2MiB"], "63KiB"),

@@ -2,9 +2,9 @@
 
 use std::fs;
 
-use crate::support::{Database, Home, until};
+use crate::support::{Database, Home, SmallDisk, until};
 use crate::tools::{
-    SmallDisk, assert_problem, assert_refused, assert_says, count, count_until_refused, hoarding_home,
+    assert_problem, assert_refused, assert_says, count, count_until_refused, hoarding_home,
     wait_until_not_ready,
 };
 

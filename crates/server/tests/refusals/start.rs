@@ -3,8 +3,8 @@
 use std::fs;
 use std::path::Path;
 
-use crate::support::{Database, Home};
-use crate::tools::{SmallDisk, ask_command, assert_refused, count, refusal};
+use crate::support::{Database, Home, SmallDisk};
+use crate::tools::{ask_command, assert_refused, count, refusal};
 
 /// A directory in which this process can't make or change anything. Root could in any other way.
 enum ReadOnly {

@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Error, ErrorKind, Read, Result, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -32,6 +33,11 @@ impl Client {
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
         Ok(Self { stream: BufReader::new(stream), out: Vec::new() })
+    }
+
+    /// From now on an answer is waited for no longer than this.
+    pub fn set_patience(&mut self, patience: Duration) -> Result<()> {
+        self.stream.get_ref().set_read_timeout(Some(patience))
     }
 
     /// One request and its answer. `lines` are header lines, such as `"Prefer: respond-async"`.

@@ -9,13 +9,17 @@ mod client;
 mod database;
 mod load;
 mod names;
+mod proxy;
 mod server;
+mod small_disk;
 
 pub use client::{Answer, Client, Counter};
 pub use database::{Database, Totals};
 pub use load::{Ledger, Load};
 pub use names::names;
+pub use proxy::{Cut, Proxy};
 pub use server::{Home, Server};
+pub use small_disk::SmallDisk;
 
 use std::time::{Duration, Instant};
 
