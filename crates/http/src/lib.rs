@@ -56,5 +56,8 @@ pub use telemetry::{Readiness, Telemetry};
 
 pub(crate) use service::Payload;
 
+/// How many connections over `max_connections` each worker has open for a moment, to tell them so.
+pub const MAX_REFUSING: usize = worker::MAX_REFUSING;
+
 /// The OpenAPI 3.1 document of what is served here, as `/openapi.json` gives it.
 pub const OPENAPI: &str = include_str!("openapi.json");

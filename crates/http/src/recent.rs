@@ -8,7 +8,8 @@
 /// So many bytes are kept at most. Of a longer header section only the end is seen; the
 /// connection is closed after the answer then, as wherever hyper has dropped a length.
 const MOST: usize = 32 << 10;
-/// A buffer that has grown past this is given back when a next request begins.
+/// A buffer that has grown past this is given back when a next request begins; and of a body so
+/// much is kept, since the next request may begin behind it.
 const KEPT: usize = 4 << 10;
 
 /// What came since a request began to come, and what came with the one before: the next one's
@@ -40,6 +41,14 @@ impl Recent {
             self.begun = 0;
         }
         self.bytes.extend_from_slice(&bytes[bytes.len().saturating_sub(MOST)..]);
+    }
+
+    /// A part of a body comes; the next request may begin behind it.
+    #[inline]
+    pub(crate) fn body(&mut self, bytes: &[u8]) {
+        self.bytes.clear();
+        self.begun = 0;
+        self.bytes.extend_from_slice(&bytes[bytes.len().saturating_sub(KEPT)..]);
     }
 
     /// Whether one of the header sections has both a length and a transfer coding.
@@ -86,6 +95,18 @@ mod tests {
             recent.begin(&[b"GET / HTTP/1.1\r\n\r\n", &BOTH[..at]].concat());
             recent.begin(&BOTH[at..]);
             assert!(recent.has_length_and_coding(), "split at {at} behind another");
+        }
+    }
+
+    #[test]
+    fn both_are_found_behind_a_body_that_came_in_pieces() {
+        for at in 0..BOTH.len() {
+            let mut recent = Recent::default();
+            recent.begin(b"POST / HTTP/1.1\r\ncontent-length: 20000\r\n\r\n");
+            recent.body(&[b'x'; 10_000]);
+            recent.body(&[&[b'x'; 10_000], &BOTH[..at]].concat());
+            recent.begin(&BOTH[at..]);
+            assert!(recent.has_length_and_coding(), "split at {at}");
         }
     }
 

@@ -294,6 +294,9 @@ impl Port {
     /// Ends what the kernel still waits for.
     fn abandon(&mut self) {
         self.abandoned = true;
+        // Nobody is left to be woken. A turn that wakes nobody must know it, or the loop would
+        // sleep with the eventfd off.
+        (self.reader, self.sender) = (None, None);
         self.out.clear();
         if !self.is_idle() {
             // Fails where the peer is gone already; then both operations end anyhow.

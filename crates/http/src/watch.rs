@@ -77,7 +77,8 @@ impl Watch {
                 self.enter(Phase::Head);
             }
             Phase::Head => self.recent.borrow_mut().go_on(bytes),
-            Phase::Busy | Phase::Body | Phase::Linger => {}
+            Phase::Busy | Phase::Body => self.recent.borrow_mut().body(bytes),
+            Phase::Linger => {}
         }
     }
 

@@ -28,7 +28,7 @@ use crate::{Driver, Options, Telemetry, connection, problem};
 
 /// How many connections over the limit are being turned away with patience, for each worker. Any
 /// more are dropped.
-const MAX_REFUSING: usize = 256;
+pub(crate) const MAX_REFUSING: usize = 32;
 /// How long to wait after an accept that failed for want of something.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 

@@ -240,6 +240,13 @@ fn a_length_beside_chunks_is_refused() {
         }
     }
     assert_eq!(running.front.total("k"), None);
+    // Behind a body whose last part comes together with it.
+    let mut client = running.client();
+    let earlier = post("/increment", JSON, BODY);
+    client.send(&earlier[..earlier.len() - 5]);
+    client.send([&earlier[earlier.len() - 5..], chunked("content-length: 3\r\n", &body).as_bytes()].concat());
+    client.receive(false).accepted();
+    assert_eq!(client.receive(false).problem(400), "improper");
     // Each in a request of its own, behind each other, is fine.
     let mut client = running.client();
     client.send([post("/increment", JSON, BODY), chunked("", &body).into_bytes()].concat());

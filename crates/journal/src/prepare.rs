@@ -3,6 +3,8 @@
 use std::io;
 use std::sync::mpsc::{Receiver, RecvError, TryRecvError, channel};
 
+use rustix::io::Errno;
+
 use crate::disk::Disk;
 use crate::error::{Fatal, NoRoom};
 use crate::format::segment_name;
@@ -100,8 +102,10 @@ impl<F: Send + 'static> Preparation<F> {
     }
 }
 
-/// Errors that pass when somebody makes room.
+/// Errors that pass when somebody makes room, or closes files.
 pub(crate) fn is_no_room(error: &io::Error) -> bool {
     use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    const TOO_MANY_FILES: [Errno; 2] = [Errno::MFILE, Errno::NFILE];
     matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
+        || Errno::from_io_error(error).is_some_and(|errno| TOO_MANY_FILES.contains(&errno))
 }

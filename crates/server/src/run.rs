@@ -65,7 +65,8 @@ pub(crate) fn serve(mut settings: Settings) -> anyhow::Result<()> {
 /// A connection is an open file: takes no more of them than the process may open.
 fn fit_connections_to_files(settings: &mut Settings, allowed: Option<u64>) {
     let wanted = settings.http.max_connections;
-    let possible = allowed.map_or(u64::MAX, |files| files.saturating_sub(OTHER_FILES).max(1));
+    let others = OTHER_FILES + (settings.http.workers * http_front::MAX_REFUSING) as u64;
+    let possible = allowed.map_or(u64::MAX, |files| files.saturating_sub(others).max(1));
     if possible < wanted as u64 {
         settings.http.max_connections = possible as usize;
         tracing::info!(
@@ -108,11 +109,12 @@ mod tests {
         for (allowed, connections) in [
             (None, 20_000),
             (Some(1 << 20), 20_000),
-            (Some(20_000), 19_800),
-            (Some(1_024), 824),
+            (Some(20_000), 19_736),
+            (Some(1_024), 760),
             (Some(9), 1),
         ] {
             let mut settings = loaded.settings.clone();
+            settings.http.workers = 2;
             fit_connections_to_files(&mut settings, allowed);
             assert_eq!(settings.http.max_connections, connections, "{allowed:?}");
         }
