@@ -29,8 +29,8 @@ use crate::watch::Watch;
 const SUBMISSIONS: u32 = 1024;
 /// How many completions fit; past that the kernel keeps them for us.
 const COMPLETIONS: u32 = 8192;
-/// What a connection's buffer for reading has at least, and at most, in bytes. An idle connection
-/// holds one of the least size.
+/// What a connection's buffer for reading has at least, and at most, in bytes. It shrinks
+/// after a short read.
 const READ_LEAST: usize = 1 << 10;
 const READ_MOST: usize = 64 << 10;
 /// A buffer for sending that has grown past this is not kept.
