@@ -1,6 +1,7 @@
 //! The experiment: servers under the same load, side by side.
 
 mod chart;
+mod files;
 mod load;
 mod proc;
 mod process;

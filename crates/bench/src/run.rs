@@ -1,10 +1,10 @@
 //! Each server in turn under the same load, round after round, into one file of raw JSON.
 
-mod disk;
-mod machine;
-mod once;
+pub(crate) mod disk;
+pub(crate) mod machine;
+pub(crate) mod once;
 mod peers;
-mod server;
+pub(crate) mod server;
 
 use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -12,54 +12,55 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, bail, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::files;
 use crate::process::{Interrupt, Interrupted};
 use crate::raw::{Experiment, FORMAT, Run};
 use once::Setting;
 use server::Kind;
 
 /// The load of the write-up; its comparison is called `main`.
-const CONNECTIONS: u32 = 400;
-const KEYS: u32 = 10_000;
+pub(crate) const CONNECTIONS: u32 = 400;
+pub(crate) const KEYS: u32 = 10_000;
 
 /// What is compared, and under which load.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
     /// Which servers; those that aren't installed are left out with a note
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = Kind::ALL)]
-    servers: Vec<Kind>,
+    pub(crate) servers: Vec<Kind>,
     /// How often each of them is measured, in rotated order
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
-    rounds: u32,
+    pub(crate) rounds: u32,
     /// How long each time, in seconds
     #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=3600))]
-    seconds: u32,
+    pub(crate) seconds: u32,
     /// The same load before that, in seconds; it isn't measured, but its sums are checked
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(0..=3600))]
-    warm_up: u32,
+    pub(crate) warm_up: u32,
     /// Connections of the load
     #[arg(long, default_value_t = CONNECTIONS, value_parser = clap::value_parser!(u32).range(1..=20_000))]
-    connections: u32,
+    pub(crate) connections: u32,
     /// Threads of the load, at most one for each connection
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=256))]
-    threads: u32,
+    pub(crate) threads: u32,
     /// Different keys, chosen at random
     #[arg(long, default_value_t = KEYS, value_parser = clap::value_parser!(u32).range(1..=100_000_000))]
-    keys: u32,
+    pub(crate) keys: u32,
     /// Connections that `sync` has to its PostgreSQL
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=90))]
-    pool: u16,
+    pub(crate) pool: u16,
     /// The name of the comparison; by default it follows from connections and keys
     #[arg(long, value_name = "NAME")]
-    series: Option<String>,
+    pub(crate) series: Option<String>,
     /// The server's binary; by default the one beside this program
     #[arg(long, value_name = "FILE")]
-    incrementer: Option<PathBuf>,
+    pub(crate) incrementer: Option<PathBuf>,
     /// Where data directories and databases are made; what is there is removed at the end
     #[arg(long, default_value = "/var/tmp", value_name = "DIR")]
-    directory: PathBuf,
+    pub(crate) directory: PathBuf,
     /// The file for the raw JSON; by default in `bench-results/`, named after series and time
     #[arg(long, value_name = "RAW.json")]
-    out: Option<PathBuf>,
+    pub(crate) out: Option<PathBuf>,
 }
 
 impl Options {
@@ -81,6 +82,7 @@ impl Options {
 /// wrk or the server's binary is missing, a file can't be written, a signal came, or a run
 /// doesn't count; the last two name the file.
 pub fn run(options: &Options) -> anyhow::Result<Vec<PathBuf>> {
+    files::allow(options.connections)?;
     let interrupt = Interrupt::on_signals()?;
     tempfile::env::override_temp_dir(&options.directory)
         .map_err(|other| anyhow::anyhow!("temporary files go to {} already", other.display()))?;
@@ -174,7 +176,7 @@ fn progress(setting: &Setting, servers: usize) -> ProgressBar {
 }
 
 /// Above the bar, or as it is where there is none to see.
-fn tell(bar: &ProgressBar, line: &str) {
+pub(crate) fn tell(bar: &ProgressBar, line: &str) {
     if bar.is_hidden() {
         eprintln!("{line}");
     } else {
@@ -182,7 +184,7 @@ fn tell(bar: &ProgressBar, line: &str) {
     }
 }
 
-fn summary(run: &Run) -> String {
+pub(crate) fn summary(run: &Run) -> String {
     let p99 = run.latency_us.as_ref().map_or(0.0, |latency| latency.p99 / 1000.0);
     let rate = run.requests_per_s();
     let outcome = if run.failures.is_empty() { "ok".to_owned() } else { run.failures.join("; ") };

@@ -18,7 +18,7 @@ const FILE_BYTES: usize = 1 << 20;
 ///
 /// # Errors
 /// The operating system's.
-pub(super) fn syncs(directory: &Path, series: &str, round: u32) -> anyhow::Result<Vec<Figure>> {
+pub(crate) fn syncs(directory: &Path, series: &str, round: u32) -> anyhow::Result<Vec<Figure>> {
     let can_not = || format!("can't write into {}", directory.display());
     let mut file = tempfile::tempfile_in(directory).with_context(can_not)?;
     file.write_all(&vec![1; FILE_BYTES]).and_then(|()| file.sync_all()).with_context(can_not)?;

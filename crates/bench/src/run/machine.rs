@@ -8,7 +8,7 @@ use super::peers::program;
 use crate::raw::Machine;
 
 /// What can't be found out stays empty.
-pub(super) fn describe(directory: &Path, incrementer: &Path) -> Machine {
+pub(crate) fn describe(directory: &Path, incrementer: &Path) -> Machine {
     let mut machine = Machine {
         cpu: field("/proc/cpuinfo", "model name", ':'),
         cores: std::thread::available_parallelism().map_or(1, usize::from),

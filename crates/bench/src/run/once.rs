@@ -16,18 +16,18 @@ use crate::process::{Interrupt, Interrupted, ask};
 use crate::raw::{Errors, Load, Metrics, Run, SumCheck};
 
 /// What all runs of an experiment share.
-pub(super) struct Setting {
-    pub(super) options: Options,
-    pub(super) series: String,
-    pub(super) incrementer: PathBuf,
+pub(crate) struct Setting {
+    pub(crate) options: Options,
+    pub(crate) series: String,
+    pub(crate) incrementer: PathBuf,
     /// Known once the first PostgreSQL runs.
-    pub(super) postgres_version: RefCell<Option<(String, String)>>,
+    pub(crate) postgres_version: RefCell<Option<(String, String)>>,
 }
 
 impl Setting {
     /// # Errors
     /// wrk is missing, or the server's binary is and would be needed.
-    pub(super) fn new(options: &Options, series: &str) -> anyhow::Result<Self> {
+    pub(crate) fn new(options: &Options, series: &str) -> anyhow::Result<Self> {
         // wrk -v ends with 1; that it could be started is enough.
         let wrk = Command::new("wrk").arg("-v").stdout(Stdio::null()).stderr(Stdio::null()).status();
         wrk.context("wrk can't be started; on Debian: scripts/install-peers")?;
@@ -44,7 +44,7 @@ impl Setting {
     ///
     /// # Errors
     /// A signal came.
-    pub(super) fn once(
+    pub(crate) fn once(
         &self,
         kind: Kind,
         round: u32,
@@ -53,7 +53,20 @@ impl Setting {
         bar: &ProgressBar,
     ) -> Result<Run, Interrupted> {
         let options = &self.options;
-        let mut run = Run {
+        let mut run = self.planned(kind, round, place);
+        let done_before = bar.position();
+        if let Err(error) = self.measure(kind, &mut run, interrupt, bar) {
+            interrupt.check()?;
+            run.failures.push(format!("{error:#}"));
+        }
+        bar.set_position(done_before + u64::from(options.warm_up + options.seconds) * 1000);
+        Ok(run)
+    }
+
+    /// A run of which nothing is measured yet.
+    pub(crate) fn planned(&self, kind: Kind, round: u32, place: u32) -> Run {
+        let options = &self.options;
+        Run {
             series: self.series.clone(),
             round,
             place,
@@ -70,14 +83,7 @@ impl Setting {
             },
             seconds: options.seconds.into(),
             ..Run::default()
-        };
-        let done_before = bar.position();
-        if let Err(error) = self.measure(kind, &mut run, interrupt, bar) {
-            interrupt.check()?;
-            run.failures.push(format!("{error:#}"));
         }
-        bar.set_position(done_before + u64::from(options.warm_up + options.seconds) * 1000);
-        Ok(run)
     }
 
     fn measure(
@@ -88,21 +94,42 @@ impl Setting {
         bar: &ProgressBar,
     ) -> anyhow::Result<()> {
         let server = Server::start(kind, self, interrupt)?;
+        let loads = self.under_load(kind, &server, run, interrupt, bar)?;
+        if let Some(stored) = server.stop(interrupt)? {
+            let check = sum_check(&loads, stored);
+            run.failures.extend(unaccounted(&check));
+            run.sum_check = Some(check);
+        }
+        Ok(())
+    }
+
+    /// The warm-up and the load, which is measured into `run`. Returns what both sent.
+    ///
+    /// # Errors
+    /// wrk fails, the metrics can't be read, or a signal came.
+    pub(crate) fn under_load(
+        &self,
+        kind: Kind,
+        server: &Server,
+        run: &mut Run,
+        interrupt: &Interrupt,
+        bar: &ProgressBar,
+    ) -> anyhow::Result<Vec<(Plan, Outcome)>> {
         if let Some(version) = server.store_version() {
             self.postgres_version.replace(Some(("postgres".to_owned(), version)));
         }
         let mut loads = Vec::new();
         if self.options.warm_up > 0 {
-            loads.push(self.load(kind, &server, self.options.warm_up, run.round * 2, interrupt, bar)?);
+            loads.push(self.load(kind, server, self.options.warm_up, run.round * 2, interrupt, bar)?);
         }
-        let before = metrics(kind, &server)?;
+        let before = metrics(kind, server)?;
         let (pids, store) = (server.pids(), server.store_pid());
         let of_server = proc::cpu(&pids);
         let of_store = store.map(|pid| proc::cpu(&[pid]));
         let of_load = proc::cpu_of_waited();
         // Every server of a round gets the same keys and values; no two rounds do.
         let seed = run.round * 2 + 1;
-        let (plan, outcome) = self.load(kind, &server, self.options.seconds, seed, interrupt, bar)?;
+        let (plan, outcome) = self.load(kind, server, self.options.seconds, seed, interrupt, bar)?;
         run.load_cpu = proc::between(of_load, proc::cpu_of_waited());
         run.server_cpu = proc::between(of_server, proc::cpu(&pids));
         run.store_cpu = store.zip(of_store).map(|(pid, before)| proc::between(before, proc::cpu(&[pid])));
@@ -114,17 +141,12 @@ impl Setting {
         run.errors = outcome.errors.clone();
         run.failures.extend(failures_of_load(&outcome));
         if let Some((accepted_before, before)) = before {
-            let (accepted, after) = metrics(kind, &server)?.context("the metrics are gone")?;
+            let (accepted, after) = metrics(kind, server)?.context("the metrics are gone")?;
             run.metrics = Some(gained(&before, &after));
             run.failures.extend(miscounted(accepted - accepted_before, run.requests, plan.connections));
         }
         loads.push((plan, outcome));
-        if let Some(stored) = server.stop(interrupt)? {
-            let check = sum_check(&loads, stored);
-            run.failures.extend(unaccounted(&check));
-            run.sum_check = Some(check);
-        }
-        Ok(())
+        Ok(loads)
     }
 
     fn load(
@@ -183,7 +205,8 @@ fn miscounted(accepted: u64, answered: u64, connections: u32) -> Option<String> 
     })
 }
 
-fn sum_check(loads: &[(Plan, Outcome)], (stored, weighted_stored): (u64, u64)) -> SumCheck {
+/// What these loads sent beside what is stored.
+pub(crate) fn sum_check(loads: &[(Plan, Outcome)], (stored, weighted_stored): (u64, u64)) -> SumCheck {
     let weighted = loads.iter().map(|(_, outcome)| outcome.weighted).sum::<u64>() % MODULUS;
     SumCheck {
         sent: loads.iter().map(|(_, outcome)| outcome.sent).sum(),
@@ -195,7 +218,7 @@ fn sum_check(loads: &[(Plan, Outcome)], (stored, weighted_stored): (u64, u64)) -
 }
 
 /// What is stored and was not sent, or was answered and is not stored.
-fn unaccounted(check: &SumCheck) -> Option<String> {
+pub(crate) fn unaccounted(check: &SumCheck) -> Option<String> {
     let SumCheck { sent, in_flight, stored, .. } = *check;
     if stored > sent {
         return Some(format!("{} more is stored than was sent", stored - sent));

@@ -23,7 +23,7 @@ const DATABASE: &str = "incrementer";
 
 /// Which server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     /// The product's HTTP layer alone
     Noop,
     /// Reads, adds and writes back in PostgreSQL before the answer
@@ -41,10 +41,10 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    pub(super) const ALL: [Self; 7] =
+    pub(crate) const ALL: [Self; 7] =
         [Self::Noop, Self::Sync, Self::Memory, Self::Durable, Self::Nginx, Self::NginxLua, Self::Webdis];
 
-    pub(super) fn is_ours(self) -> bool {
+    pub(crate) fn is_ours(self) -> bool {
         matches!(self, Self::Memory | Self::Durable)
     }
 
@@ -53,7 +53,7 @@ impl Kind {
     }
 
     /// Path and form of an increment, and the status of its answer.
-    pub(super) fn request(self) -> (&'static str, &'static str, u16) {
+    pub(crate) fn request(self) -> (&'static str, &'static str, u16) {
         match self {
             Self::Webdis => ("/", "webdis", 200),
             _ => ("/increment", "json", 202),
@@ -76,13 +76,13 @@ impl fmt::Display for Kind {
 }
 
 /// A server that takes increments.
-pub(super) struct Server {
+pub(crate) struct Server {
     // Dropped in this order: processes, database, directory.
     processes: Vec<Process>,
     postgres: Option<ThrowawayPostgres>,
     directory: TempDir,
     kind: Kind,
-    pub(super) address: SocketAddr,
+    pub(crate) address: SocketAddr,
     redis: SocketAddr,
 }
 
@@ -91,7 +91,7 @@ impl Server {
     ///
     /// # Errors
     /// It doesn't start, or a signal came.
-    pub(super) fn start(kind: Kind, setting: &Setting, interrupt: &Interrupt) -> anyhow::Result<Self> {
+    pub(crate) fn start(kind: Kind, setting: &Setting, interrupt: &Interrupt) -> anyhow::Result<Self> {
         let options = &setting.options;
         let directory =
             tempfile::Builder::new().prefix("incrementer-bench-").tempdir_in(&options.directory)?;
@@ -108,22 +108,15 @@ impl Server {
         };
         let this = std::env::current_exe()?;
         let pool = options.pool.to_string();
-        let ours = |ack| {
-            let data = directory.path().join("data");
-            let within = format!("{}s", LAST_FLUSH.as_secs());
-            let mut serve = Command::new(&setting.incrementer);
-            serve.args(["serve", "--ack", ack, "--listen", &listen, "--store", &store]);
-            serve.args(["--shutdown-timeout", &within, "--data-dir"]).arg(data);
-            Process::start(&mut serve, Stdio::null()).map(|process| vec![process])
-        };
+        let ours =
+            || incrementer(kind, setting, address, &store, directory.path()).map(|server| vec![server]);
         let place = directory.path();
         let processes = match kind {
             Kind::Noop => start(&this, &["serve", "noop", "--listen", &listen]),
             Kind::Sync => {
                 start(&this, &["serve", "sync", "--listen", &listen, "--store", &store, "--pool", &pool])
             }
-            Kind::Memory => ours("memory"),
-            Kind::Durable => ours("durable"),
+            Kind::Memory | Kind::Durable => ours(),
             Kind::Nginx => peers::nginx(place, address, None).map(|nginx| vec![nginx]),
             Kind::NginxLua => peers::nginx(place, address, Some(options.keys)).map(|nginx| vec![nginx]),
             Kind::Webdis => peers::webdis(place, address, redis),
@@ -138,25 +131,33 @@ impl Server {
         Ok(server)
     }
 
+    /// incrementer's process alone ends, as a user would end it. Nothing is pending then.
+    ///
+    /// # Errors
+    /// It doesn't stop well, or a signal came.
+    pub(crate) fn stop_process(&mut self, interrupt: &Interrupt) -> anyhow::Result<()> {
+        self.processes.drain(..).try_for_each(|process| process.stop(LAST_FLUSH + START_WITHIN, interrupt))
+    }
+
     /// A folder of this run.
-    pub(super) fn directory(&self) -> &Path {
+    pub(crate) fn directory(&self) -> &Path {
         self.directory.path()
     }
 
     /// The server's own processes.
-    pub(super) fn pids(&self) -> Vec<u32> {
+    pub(crate) fn pids(&self) -> Vec<u32> {
         self.processes.iter().map(Process::pid).collect()
     }
 
     /// The first process of its PostgreSQL.
-    pub(super) fn store_pid(&self) -> Option<u32> {
+    pub(crate) fn store_pid(&self) -> Option<u32> {
         let file = self.postgres.as_ref()?.data_directory().join("postmaster.pid");
         std::fs::read_to_string(file).ok()?.lines().next()?.trim().parse().ok()
     }
 
     /// The version of its PostgreSQL.
-    pub(super) fn store_version(&self) -> Option<String> {
-        Some(psql(self.postgres.as_ref()?, "postgres", "SHOW server_version").ok()?.trim().to_owned())
+    pub(crate) fn store_version(&self) -> Option<String> {
+        Some(psql(self.postgres.as_ref()?, "postgres", &["SHOW server_version"]).ok()?.trim().to_owned())
     }
 
     /// Ends it, and asks what is stored: the sum, and the weighted one. `None` where nothing is.
@@ -164,15 +165,13 @@ impl Server {
     ///
     /// # Errors
     /// It doesn't stop well, or the store can't be asked; or a signal came.
-    pub(super) fn stop(mut self, interrupt: &Interrupt) -> anyhow::Result<Option<(u64, u64)>> {
+    pub(crate) fn stop(mut self, interrupt: &Interrupt) -> anyhow::Result<Option<(u64, u64)>> {
         if self.kind.is_ours() {
-            for process in self.processes.drain(..) {
-                process.stop(LAST_FLUSH + START_WITHIN, interrupt)?;
-            }
+            self.stop_process(interrupt)?;
         }
         let table = if self.kind == Kind::Sync { "sync_counters" } else { "counters" };
         let said = match (&self.postgres, self.kind) {
-            (Some(postgres), _) => psql(postgres, DATABASE, &sums_of(table))?,
+            (Some(postgres), _) => psql(postgres, DATABASE, &[&sums_of(table)])?,
             (None, Kind::NginxLua) => ask(self.address, "GET", "/sums", "")?.1,
             (None, Kind::Webdis) => peers::sums_in_redis(self.redis)?,
             (None, _) => return Ok(None),
@@ -192,8 +191,26 @@ fn sums_of(table: &str) -> String {
     )
 }
 
-fn psql(postgres: &ThrowawayPostgres, database: &str, sql: &str) -> anyhow::Result<String> {
-    let output = postgres.psql(database).args(["-c", sql]).output().context("psql can't be started")?;
+/// incrementer over the data in `place`.
+fn incrementer(
+    kind: Kind,
+    setting: &Setting,
+    address: SocketAddr,
+    store: &str,
+    place: &Path,
+) -> anyhow::Result<Process> {
+    let (ack, listen) = (kind.to_string(), address.to_string());
+    let within = format!("{}s", LAST_FLUSH.as_secs());
+    let mut serve = Command::new(&setting.incrementer);
+    serve.args(["serve", "--ack", &ack, "--listen", &listen, "--store", store]);
+    serve.args(["--shutdown-timeout", &within, "--data-dir"]).arg(place.join("data"));
+    Process::start(&mut serve, Stdio::null())
+}
+
+fn psql(postgres: &ThrowawayPostgres, database: &str, commands: &[&str]) -> anyhow::Result<String> {
+    let mut psql = postgres.psql(database);
+    psql.args(commands.iter().flat_map(|sql| ["-c", sql]));
+    let output = psql.output().context("psql can't be started")?;
     ensure!(output.status.success(), "psql failed: {}", String::from_utf8_lossy(&output.stderr).trim());
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
