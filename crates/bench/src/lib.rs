@@ -7,6 +7,7 @@ mod proc;
 mod process;
 pub mod profile;
 pub mod raw;
+mod record;
 pub mod report;
 pub mod run;
 pub mod serve;

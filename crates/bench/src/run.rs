@@ -7,14 +7,14 @@ mod peers;
 pub(crate) mod server;
 
 use std::path::{Path, PathBuf};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::files;
-use crate::process::{Interrupt, Interrupted};
-use crate::raw::{Experiment, FORMAT, Run};
+use crate::process::Interrupt;
+use crate::raw::Run;
+use crate::record::Record;
 use once::Setting;
 use server::Kind;
 
@@ -84,44 +84,14 @@ impl Options {
 pub fn run(options: &Options) -> anyhow::Result<Vec<PathBuf>> {
     files::allow(options.connections)?;
     let interrupt = Interrupt::on_signals()?;
-    tempfile::env::override_temp_dir(&options.directory)
-        .map_err(|other| anyhow::anyhow!("temporary files go to {} already", other.display()))?;
-    let (began, unix) = (Instant::now(), SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs());
     let series = options.series();
-    let default_out = || PathBuf::from(format!("bench-results/{series}-{unix}.json"));
-    let out = options.out.clone().unwrap_or_else(default_out);
     let setting = Setting::new(options, &series)?;
-    let mut experiment = Experiment {
-        format: FORMAT,
-        command: "run".to_owned(),
-        arguments: std::env::args().skip(1).collect(),
-        began_unix_s: unix,
-        took_s: 0.0,
-        interrupted: true,
-        machine: machine::describe(&options.directory, &setting.incrementer),
-        runs: Vec::new(),
-        figures: Vec::new(),
-        notes: Vec::new(),
-    };
-    let servers = installed(options, &mut experiment.notes);
+    let out = options.out.as_deref();
+    let mut record = Record::begin("run", &series, out, &options.directory, &setting.incrementer)?;
+    let servers = installed(options, &mut record.experiment.notes);
     ensure!(!servers.is_empty(), "none of these servers is installed");
-    let outcome = all_rounds(&setting, &servers, &interrupt, &mut experiment, |experiment| {
-        experiment.took_s = began.elapsed().as_secs_f64();
-        experiment.write(&out)
-    });
-    match outcome {
-        Err(error) if error.is::<Interrupted>() => {
-            experiment.took_s = began.elapsed().as_secs_f64();
-            experiment.write(&out)?;
-            bail!("interrupted; what was measured is in {}", out.display());
-        }
-        outcome => outcome?,
-    }
-    experiment.interrupted = false;
-    experiment.took_s = began.elapsed().as_secs_f64();
-    experiment.write(&out)?;
-    verdict(&experiment.runs, &out)?;
-    Ok(vec![out])
+    let outcome = all_rounds(&setting, &servers, &interrupt, &mut record);
+    record.end(outcome)
 }
 
 fn installed(options: &Options, notes: &mut Vec<String>) -> Vec<Kind> {
@@ -140,25 +110,25 @@ fn all_rounds(
     setting: &Setting,
     servers: &[Kind],
     interrupt: &Interrupt,
-    experiment: &mut Experiment,
-    mut save: impl FnMut(&mut Experiment) -> anyhow::Result<()>,
+    record: &mut Record,
 ) -> anyhow::Result<()> {
     let bar = progress(setting, servers.len());
-    for note in &experiment.notes {
+    for note in &record.experiment.notes {
         tell(&bar, note);
     }
     for round in 1..=setting.options.rounds {
-        experiment.figures.extend(disk::syncs(&setting.options.directory, &setting.series, round)?);
+        let syncs = disk::syncs(&setting.options.directory, &setting.series, round)?;
+        record.experiment.figures.extend(syncs);
         let mut order = servers.to_vec();
         order.rotate_left((round as usize - 1) % servers.len());
         for (place, kind) in (1..).zip(order) {
             bar.set_message(format!("round {round}, {kind}"));
             let run = setting.once(kind, round, place, interrupt, &bar)?;
             tell(&bar, &summary(&run));
-            let versions = &mut experiment.machine.versions;
+            let versions = &mut record.experiment.machine.versions;
             versions.extend(setting.postgres_version.borrow().iter().cloned());
-            experiment.runs.push(run);
-            save(experiment)?;
+            record.experiment.runs.push(run);
+            record.save()?;
         }
     }
     bar.finish_and_clear();
@@ -169,7 +139,12 @@ fn all_rounds(
 fn progress(setting: &Setting, servers: usize) -> ProgressBar {
     let each = u64::from(setting.options.warm_up + setting.options.seconds) * 1000;
     let runs = u64::from(setting.options.rounds) * servers as u64;
-    let bar = ProgressBar::new(each * runs);
+    bar_of(each * runs)
+}
+
+/// A bar of so many milliseconds.
+pub(crate) fn bar_of(milliseconds: u64) -> ProgressBar {
+    let bar = ProgressBar::new(milliseconds);
     let look = "{bar:40} {percent} % {msg}, {eta} left";
     bar.set_style(ProgressStyle::with_template(look).unwrap_or_else(|_| ProgressStyle::default_bar()));
     bar
@@ -189,12 +164,6 @@ pub(crate) fn summary(run: &Run) -> String {
     let rate = run.requests_per_s();
     let outcome = if run.failures.is_empty() { "ok".to_owned() } else { run.failures.join("; ") };
     format!("round {} {:<9} {rate:>9.0} requests/s, p99 {p99:>7.2} ms: {outcome}", run.round, run.server)
-}
-
-fn verdict(runs: &[Run], out: &Path) -> anyhow::Result<()> {
-    let failed = runs.iter().filter(|run| !run.failures.is_empty()).count();
-    ensure!(failed == 0, "{failed} of {} runs don't count; see {}", runs.len(), out.display());
-    Ok(())
 }
 
 /// The server's binary is built into the same folder.
