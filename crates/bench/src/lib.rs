@@ -2,6 +2,7 @@
 
 mod chart;
 mod files;
+pub mod grow;
 mod load;
 mod proc;
 mod process;

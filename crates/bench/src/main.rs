@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use incrementer_bench::{profile, report, run, serve};
+use incrementer_bench::{grow, profile, report, run, serve};
 
 // As in the server, so that baselines differ in the counting alone.
 #[global_allocator]
@@ -20,6 +20,8 @@ struct Arguments {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
+    /// How cost grows, one axis at a time: keys, then connections; writes raw JSON
+    Grow(grow::Options),
     /// Where the CPU time of the durable server goes under load: a flame graph and a table
     Profile(profile::Options),
     /// Writes a page with tables and charts from the raw JSON of experiments
@@ -39,6 +41,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
+        Command::Grow(options) => grow::run(&options),
         Command::Profile(options) => profile::run(&options),
         Command::Report { raw, out } => report::write(&raw, &out),
         Command::Run(options) => run::run(&options),

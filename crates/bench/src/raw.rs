@@ -230,10 +230,11 @@ pub struct Figure {
     pub point: Option<Point>,
     /// Which round, from 1.
     pub round: u32,
-    /// What it is of: `durable`, `disk`, `psql`.
+    /// What it is of: `durable`, `durable, restarted`, `disk`, `psql`.
     pub subject: String,
     /// What it is: `fdatasync_p50`, `fdatasync_p99`, `start`, `copy_out`, `replay`, `flush_keys`,
-    /// `bare_upsert_keys`, `memory_per_counter`, …
+    /// `bare_upsert_keys`, `memory_per_counter` (beside its key), …; along `keys` also `restart`,
+    /// `resident_memory` and `memory_per_counter_with_its_key`.
     pub quantity: String,
     /// How much.
     pub value: f64,

@@ -55,13 +55,33 @@ pub(super) fn axis(name: &str) -> String {
     name.replace("table_rows", "rows in the table").replace('_', " ")
 }
 
+/// The quantity of a figure in words.
+fn words(quantity: &str) -> String {
+    match quantity {
+        "flush_keys" => "keys flushed per second".to_owned(),
+        "memory_per_counter" => "memory per counter beside its key".to_owned(),
+        "restart" => "time to restart".to_owned(),
+        other => other.replace('_', " "),
+    }
+}
+
+/// Which unit people read it in: per second as it is, and the memory of a process in MiB.
+fn shown_as<'a>(quantity: &str, unit: &'a str) -> &'a str {
+    match (quantity, unit) {
+        ("flush_keys", _) => "/s",
+        ("resident_memory", _) => "rss",
+        (_, unit) => unit,
+    }
+}
+
 /// Of a run: its name, its unit, and where it is found.
 type Quantity = (&'static str, &'static str, fn(&Run) -> Option<f64>);
 
-const OF_RUNS: [Quantity; 4] = [
+const OF_RUNS: [Quantity; 5] = [
     ("requests per second", "/s", |run| Some(run.requests_per_s())),
     ("p50 latency", "us", |run| run.latency_us.as_ref().map(|latency| latency.p50)),
     ("p99 latency", "us", |run| run.latency_us.as_ref().map(|latency| latency.p99)),
+    ("p99.9 latency", "us", |run| run.latency_us.as_ref().map(|latency| latency.p999)),
     ("peak memory", "rss", |run| (run.peak_rss_bytes > 0).then_some(run.peak_rss_bytes as f64)),
 ];
 
@@ -84,7 +104,7 @@ pub(super) fn curves(data: &Data) -> Vec<Curves> {
             let unit = found.clone().map(|figure| figure.unit.as_str()).next().unwrap_or_default();
             let values = found
                 .filter_map(|figure| Some((figure.subject.as_str(), figure.point.as_ref()?, figure.value)));
-            all.extend(together(series, &quantity.replace('_', " "), unit, values));
+            all.extend(together(series, &words(quantity), shown_as(quantity, unit), values));
         }
     }
     all

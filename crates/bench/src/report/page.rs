@@ -6,7 +6,7 @@ use super::charts::Chart;
 use super::data::{ByRound, Data, in_order_of_coming, ratio, spread_of};
 use super::numbers::{duration, mebibytes, median, short, spread, whole};
 use super::targets::{Bound, ROUNDS, Verdict, standings};
-use crate::raw::{Experiment, Figure, Run, SumCheck};
+use crate::raw::{Experiment, Figure, Point, Run, SumCheck};
 
 /// Sections from the second level on, so that the page can be put under a heading.
 pub(super) fn write(data: &Data, charts: &[Chart]) -> String {
@@ -251,13 +251,17 @@ fn figures(page: &mut String, data: &Data) {
 }
 
 fn failures(page: &mut String, data: &Data) {
-    let runs =
-        data.runs.iter().filter(|run| !run.failures.is_empty()).map(|run| {
-            (format!("{}, round {}, {}", run.series, run.round, run.server), run.failures.join("; "))
-        });
+    let at = |point: &Option<Point>| {
+        point.as_ref().map_or_else(String::new, |Point { axis, value }| format!(" at {value} {axis}"))
+    };
+    let runs = data.runs.iter().filter(|run| !run.failures.is_empty()).map(|run| {
+        let Run { series, round, server, .. } = run;
+        (format!("{series}{}, round {round}, {server}", at(&run.point)), run.failures.join("; "))
+    });
     let figures = data.figures.iter().filter(|figure| !figure.failures.is_empty()).map(|figure| {
         let Figure { series, round, subject, quantity, .. } = figure;
-        (format!("{series}, round {round}, {quantity} of {subject}"), figure.failures.join("; "))
+        let at = at(&figure.point);
+        (format!("{series}{at}, round {round}, {quantity} of {subject}"), figure.failures.join("; "))
     });
     let failed: Vec<(String, String)> = runs.chain(figures).collect();
     if !failed.is_empty() {

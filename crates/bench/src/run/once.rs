@@ -236,12 +236,7 @@ fn metrics(kind: Kind, server: &Server) -> anyhow::Result<Option<(u64, Metrics)>
         return Ok(None);
     }
     let (_, page) = ask(server.address, "GET", "/metrics", "").context("the metrics can't be read")?;
-    let number = |name: &str| {
-        let value = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        value
-            .and_then(|value| value.parse::<f64>().ok())
-            .with_context(|| format!("there is no metric {name}"))
-    };
+    let number = |name: &str| metric(&page, name);
     let accepted = number("incrementer_http_requests_total{route=\"/increment\",status=\"202\"}")?;
     let metrics = Metrics {
         counted_requests: number("incrementer_counted_requests_total")? as u64,
@@ -250,6 +245,15 @@ fn metrics(kind: Kind, server: &Server) -> anyhow::Result<Option<(u64, Metrics)>
         flushes: number("incrementer_flushes_total")? as u64,
     };
     Ok(Some((accepted as u64, metrics)))
+}
+
+/// A number on the page of metrics.
+///
+/// # Errors
+/// It isn't there.
+pub(crate) fn metric(page: &str, name: &str) -> anyhow::Result<f64> {
+    let value = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    value.and_then(|value| value.parse().ok()).with_context(|| format!("there is no metric {name}"))
 }
 
 fn gained(before: &Metrics, after: &Metrics) -> Metrics {

@@ -139,6 +139,39 @@ impl Server {
         self.processes.drain(..).try_for_each(|process| process.stop(LAST_FLUSH + START_WITHIN, interrupt))
     }
 
+    /// After [`Server::stop_process`]: incrementer again, over the same data and address.
+    /// Doesn't wait until it is ready.
+    ///
+    /// # Errors
+    /// It can't be started.
+    pub(crate) fn start_process(&mut self, setting: &Setting) -> anyhow::Result<&mut Process> {
+        let store = self.store_url();
+        self.processes = vec![incrementer(self.kind, setting, self.address, &store, self.directory.path())?];
+        Ok(&mut self.processes[0])
+    }
+
+    /// The URL of its store; empty for a server without one.
+    pub(crate) fn store_url(&self) -> String {
+        self.postgres.as_ref().map(|postgres| postgres.url(DATABASE)).unwrap_or_default()
+    }
+
+    /// What psql says to these commands about its store, each in a transaction of its own.
+    ///
+    /// # Errors
+    /// There is no store, or one of the commands fails.
+    pub(crate) fn psql(&self, commands: &[&str]) -> anyhow::Result<String> {
+        psql(self.postgres.as_ref().context("this server has no store")?, DATABASE, commands)
+    }
+
+    /// What psql says to a file of commands.
+    ///
+    /// # Errors
+    /// There is no store, or one of the commands fails.
+    pub(crate) fn psql_file(&self, file: &Path) -> anyhow::Result<String> {
+        let mut psql = self.postgres.as_ref().context("this server has no store")?.psql(DATABASE);
+        output_of(psql.arg("-f").arg(file))
+    }
+
     /// A folder of this run.
     pub(crate) fn directory(&self) -> &Path {
         self.directory.path()
@@ -210,6 +243,10 @@ fn incrementer(
 fn psql(postgres: &ThrowawayPostgres, database: &str, commands: &[&str]) -> anyhow::Result<String> {
     let mut psql = postgres.psql(database);
     psql.args(commands.iter().flat_map(|sql| ["-c", sql]));
+    output_of(&mut psql)
+}
+
+fn output_of(psql: &mut Command) -> anyhow::Result<String> {
     let output = psql.output().context("psql can't be started")?;
     ensure!(output.status.success(), "psql failed: {}", String::from_utf8_lossy(&output.stderr).trim());
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
