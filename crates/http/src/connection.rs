@@ -62,8 +62,9 @@ pub(crate) async fn serve<S>(
             Verdict::Close => return Poll::Ready(End::Close),
         }
         let mut polled = Pin::new(&mut connection).poll(cx);
-        if polled.is_pending() && watch.stopping() && !told_to_stop {
-            // Only after it has had its chance to read: what has arrived is still answered.
+        // What has arrived is still answered, though nobody may have told us of it yet.
+        let arrived = || watch.between_requests() && socket.borrow().has_more();
+        if polled.is_pending() && watch.stopping() && !told_to_stop && !arrived() {
             told_to_stop = true;
             Pin::new(&mut connection).graceful_shutdown();
             polled = Pin::new(&mut connection).poll(cx);

@@ -11,11 +11,14 @@
 
 use std::cell::RefCell;
 use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use hyper::rt::{Read, ReadBufCursor, Write};
+use socket2::SockRef;
 use tokio::net::TcpStream;
 
 use crate::polled::Polled;
@@ -83,6 +86,14 @@ impl Socket {
         }
     }
 
+    /// Whether something has come that was not read yet, told or not.
+    pub(crate) fn has_more(&self) -> bool {
+        match &self.way {
+            Way::Polled(polled) => polled.has_more(),
+            Way::Ring(handle) => handle.has_more(),
+        }
+    }
+
     /// Sends what is lined up, then says that nothing more will come.
     pub(crate) fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_sent(cx))?;
@@ -129,6 +140,13 @@ impl Socket {
         };
         if unsent < HIGH_WATER_BYTES { Poll::Ready(Ok(())) } else { self.poll_sent(cx) }
     }
+}
+
+/// Whether the kernel holds bytes that came on a socket.
+pub(crate) fn holds_more(socket: &impl AsFd) -> bool {
+    let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
+    let bytes = SockRef::from(socket).recv_with_flags(&mut [MaybeUninit::uninit()], flags);
+    bytes.is_ok_and(|bytes| bytes > 0)
 }
 
 /// hyper's side of a [`Socket`].

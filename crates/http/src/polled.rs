@@ -9,6 +9,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
+use crate::io::holds_more;
 use crate::watch::Watch;
 
 /// At most so much is read at once, in bytes.
@@ -64,6 +65,11 @@ impl Polled {
             self.out = Vec::new();
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// Whether something has come that was not taken yet.
+    pub(crate) fn has_more(&self) -> bool {
+        holds_more(&self.stream)
     }
 
     pub(crate) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -10,6 +10,12 @@
 //! are until the kernel has said that it is done, whatever becomes of the connection meanwhile.
 #![allow(unsafe_code, reason = "the kernel is given pointers; each use says why they stay valid")]
 
+#[cfg(test)]
+pub(crate) mod faults;
+mod port;
+#[cfg(test)]
+mod tests;
+
 use std::cell::RefCell;
 use std::io;
 use std::net::{Shutdown, TcpStream};
@@ -17,26 +23,26 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::atomic::{Ordering, fence};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
-use io_uring::{IoUring, opcode, squeue, types};
+use io_uring::{IoUring, squeue};
 use slab::Slab;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use self::port::{Operation, Port, from_user_data};
+use crate::io::holds_more;
 use crate::watch::Watch;
 
-/// How many operations fit between two system calls; more only cost another one.
-const SUBMISSIONS: u32 = 1024;
+/// How many operations fit between two system calls; more only cost another one. Few in tests, so
+/// that it happens there.
+const SUBMISSIONS: u32 = if cfg!(test) { 16 } else { 1024 };
 /// How many completions fit; past that the kernel keeps them for us.
 const COMPLETIONS: u32 = 8192;
-/// What a connection's buffer for reading has at least, and at most, in bytes. It shrinks
-/// after a short read.
-const READ_LEAST: usize = 1 << 10;
-const READ_MOST: usize = 64 << 10;
-/// A buffer for sending that has grown past this is not kept.
-const SEND_KEPT: usize = 16 << 10;
-/// `IORING_RECVSEND_POLL_FIRST`: there is rarely anything to read at once, so don't look first.
-const POLL_FIRST: u16 = 1;
+/// How long to wait before the kernel is asked again that lacked something.
+const RETRY_PAUSE: Duration = Duration::from_millis(1);
+/// How often it is asked again for buffers that are to go.
+const MOST_RETRIES: u32 = 1000;
 
 thread_local! {
     static RING: RefCell<Option<Rc<Ring>>> = const { RefCell::new(None) };
@@ -60,34 +66,13 @@ struct Inner {
     /// What the kernel writes to when something is done, while that is enabled.
     event: Option<OwnedFd>,
     ports: Slab<Port>,
+    /// Operations that found the queue full; they go with the next system call.
+    waiting: Vec<squeue::Entry>,
     /// Whom the last turn has to wake.
     woken: Vec<Waker>,
+    /// Why the last system call failed; [`passes`] tells what becomes of it.
     failure: Option<io::Error>,
     on_failure: Option<Waker>,
-}
-
-/// One socket, as the ring sees it.
-struct Port {
-    stream: TcpStream,
-    watch: Rc<Watch>,
-    reading: bool,
-    /// What has come lies between `taken` and `filled`.
-    input: Box<[u8]>,
-    taken: usize,
-    filled: usize,
-    /// The stream has ended, or failed.
-    read_end: Option<Result<(), i32>>,
-    reader: Option<Waker>,
-    /// What the kernel is sending, from `sent` on.
-    sending: Vec<u8>,
-    sent: usize,
-    is_sending: bool,
-    /// What goes next.
-    out: Vec<u8>,
-    send_error: Option<i32>,
-    sender: Option<Waker>,
-    /// Its connection is gone; it goes when the kernel is done with it.
-    abandoned: bool,
 }
 
 impl Ring {
@@ -107,8 +92,8 @@ impl Ring {
             .build(SUBMISSIONS)?;
         let event = eventfd()?;
         uring.submitter().register_eventfd(event.as_raw_fd())?;
-        let (event, ports, woken) = (Some(event), Slab::new(), Vec::new());
-        let inner = Inner { uring, event, ports, woken, failure: None, on_failure: None };
+        let (event, ports, waiting, woken) = (Some(event), Slab::new(), Vec::new(), Vec::new());
+        let inner = Inner { uring, event, ports, waiting, woken, failure: None, on_failure: None };
         let ring = Rc::new(Self(RefCell::new(inner)));
         RING.set(Some(Rc::clone(&ring)));
         Ok(ring)
@@ -129,23 +114,30 @@ impl Ring {
             Ok(fd) => fd,
             Err(error) => return error.into(),
         };
-        std::future::poll_fn(|cx| {
-            let mut inner = self.0.borrow_mut();
-            if let Some(error) = inner.failure.take() {
-                return Poll::Ready(error);
+        loop {
+            let error = std::future::poll_fn(|cx| self.poll_failure(&fd, cx)).await;
+            if !passes(&error) {
+                return error;
             }
-            inner.on_failure = Some(cx.waker().clone());
-            drop(inner);
-            loop {
-                match fd.poll_read_ready(cx) {
-                    // Being awake is all: before it sleeps again, the loop takes a turn.
-                    Poll::Ready(Ok(mut guard)) => guard.clear_ready(),
-                    Poll::Ready(Err(error)) => return Poll::Ready(error),
-                    Poll::Pending => return Poll::Pending,
-                }
+            // Being awake is all: before it sleeps again, the loop takes a turn.
+            tokio::time::sleep(RETRY_PAUSE).await;
+        }
+    }
+
+    fn poll_failure(&self, fd: &AsyncFd<OwnedFd>, cx: &mut Context<'_>) -> Poll<io::Error> {
+        let mut inner = self.0.borrow_mut();
+        if let Some(error) = inner.failure.take() {
+            return Poll::Ready(error);
+        }
+        inner.on_failure = Some(cx.waker().clone());
+        drop(inner);
+        loop {
+            match fd.poll_read_ready(cx) {
+                Poll::Ready(Ok(mut guard)) => guard.clear_ready(),
+                Poll::Ready(Err(error)) => return Poll::Ready(error),
+                Poll::Pending => return Poll::Pending,
             }
-        })
-        .await
+        }
     }
 
     /// Submits what is lined up, and wakes those whose operations are done.
@@ -168,24 +160,7 @@ impl Ring {
     pub(crate) fn add(self: &Rc<Self>, stream: TcpStream, watch: Rc<Watch>) -> io::Result<Handle> {
         // On a socket that doesn't block, the ring would fail instead of waiting.
         stream.set_nonblocking(false)?;
-        let port = Port {
-            stream,
-            watch,
-            reading: false,
-            input: Box::default(),
-            taken: 0,
-            filled: 0,
-            read_end: None,
-            reader: None,
-            sending: Vec::new(),
-            sent: 0,
-            is_sending: false,
-            out: Vec::new(),
-            send_error: None,
-            sender: None,
-            abandoned: false,
-        };
-        let at = self.0.borrow_mut().ports.insert(port);
+        let at = self.0.borrow_mut().ports.insert(Port::new(stream, watch));
         Ok(Handle { ring: Rc::clone(self), at })
     }
 }
@@ -213,25 +188,35 @@ impl Inner {
         due || !self.uring.completion().is_empty()
     }
 
-    /// One system call, or none where there is nothing to do; `wait` for so many completions.
-    fn turn(&mut self, wait: usize) -> io::Result<()> {
-        if wait > 0 || self.is_due() {
-            self.enter(wait)?;
+    /// One system call, or none where there is nothing to do, and more only where the queue was
+    /// full; `wait` for so many completions.
+    fn turn(&mut self, mut wait: usize) -> io::Result<()> {
+        loop {
+            let entered = if wait > 0 || self.is_due() { self.enter(wait) } else { Ok(()) };
+            self.reap();
+            entered?;
+            if !self.line_up_waiting() {
+                return Ok(());
+            }
+            wait = 0;
         }
-        self.reap();
-        Ok(())
     }
 
     fn enter(&mut self, wait: usize) -> io::Result<()> {
-        loop {
-            match self.uring.submit_and_wait(wait) {
-                Ok(_) => return Ok(()),
-                // A signal came; or there are so many completions that some have to be taken first.
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.raw_os_error() == Some(libc::EBUSY) => self.reap(),
-                Err(error) => return Err(error),
+        self.submit(wait).or_else(|error| {
+            if !passes(&error) {
+                return Err(error);
             }
-        }
+            // There may be so many completions that some have to be taken first.
+            self.reap();
+            self.submit(wait)
+        })
+    }
+
+    fn submit(&mut self, wait: usize) -> io::Result<()> {
+        #[cfg(test)]
+        faults::next()?;
+        self.uring.submit_and_wait(wait).map(drop)
     }
 
     fn reap(&mut self) {
@@ -253,21 +238,35 @@ impl Inner {
             }
         }
         for entry in next {
-            if let Err(error) = self.push(&entry) {
-                self.failure = Some(error);
-            }
+            self.push(entry);
         }
     }
 
     /// Lines an operation up.
-    fn push(&mut self, entry: &squeue::Entry) -> io::Result<()> {
+    fn push(&mut self, entry: squeue::Entry) {
         // SAFETY: every entry is made by `Port::next_read` or `Port::next_send`, whose buffers and
         // descriptor stay in their port, unmoved, until the completion has been taken.
-        while unsafe { self.uring.submission().push(entry) }.is_err() {
-            self.enter(0)?;
+        if unsafe { self.uring.submission().push(&entry) }.is_err() {
+            self.waiting.push(entry);
         }
-        Ok(())
     }
+
+    /// Lines those up that found the queue full; whether any has found a place now.
+    fn line_up_waiting(&mut self) -> bool {
+        let before = self.waiting.len();
+        // SAFETY: as in `push`.
+        while let Some(entry) = self.waiting.last()
+            && unsafe { self.uring.submission().push(entry) }.is_ok()
+        {
+            self.waiting.pop();
+        }
+        self.waiting.len() < before
+    }
+}
+
+/// Whether the kernel only lacks something for now, or was interrupted.
+fn passes(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EBUSY | libc::EINTR | libc::ENOMEM))
 }
 
 impl Drop for Inner {
@@ -277,100 +276,18 @@ impl Drop for Inner {
             port.abandon();
         }
         self.ports.retain(|_, port| !port.is_idle());
+        let mut retries = MOST_RETRIES;
         while !self.ports.is_empty() {
-            if self.turn(1).is_err() {
+            match self.turn(1) {
+                Ok(()) => {}
+                Err(error) if passes(&error) && retries > 0 => {
+                    retries -= 1;
+                    std::thread::sleep(RETRY_PAUSE);
+                }
                 // It can't be asked any more, so what it was given is left to it.
-                std::mem::forget(std::mem::take(&mut self.ports));
+                Err(_) => std::mem::forget(std::mem::take(&mut self.ports)),
             }
         }
-    }
-}
-
-impl Port {
-    fn is_idle(&self) -> bool {
-        !self.reading && !self.is_sending
-    }
-
-    /// Ends what the kernel still waits for.
-    fn abandon(&mut self) {
-        self.abandoned = true;
-        // Nobody is left to be woken. A turn that wakes nobody must know it, or the loop would
-        // sleep with the eventfd off.
-        (self.reader, self.sender) = (None, None);
-        self.out.clear();
-        if !self.is_idle() {
-            // Fails where the peer is gone already; then both operations end anyhow.
-            let _ = self.stream.shutdown(Shutdown::Both);
-        }
-    }
-
-    fn next_read(&mut self, at: usize) -> squeue::Entry {
-        let len = self.input.len();
-        let wanted = match self.filled {
-            _ if len == 0 => READ_LEAST,
-            filled if filled == len => (len * 4).min(READ_MOST),
-            filled if filled < len / 8 => READ_LEAST,
-            _ => len,
-        };
-        if wanted != len {
-            self.input = vec![0; wanted].into_boxed_slice();
-        }
-        (self.taken, self.filled, self.reading) = (0, 0, true);
-        let (fd, buffer) = (types::Fd(self.stream.as_raw_fd()), &mut self.input);
-        let entry = opcode::Recv::new(fd, buffer.as_mut_ptr(), buffer.len() as u32).ioprio(POLL_FIRST);
-        entry.build().user_data(to_user_data(at, Operation::Read))
-    }
-
-    fn read_done(&mut self, result: i32, woken: &mut Vec<Waker>) {
-        self.reading = false;
-        match result {
-            0 => self.read_end = Some(Ok(())),
-            bytes if bytes > 0 => self.filled = bytes as usize,
-            error => self.read_end = Some(Err(-error)),
-        }
-        woken.extend(self.reader.take());
-    }
-
-    /// What is lined up, if nothing is on its way.
-    fn next_send(&mut self, at: usize) -> Option<squeue::Entry> {
-        if self.is_sending || self.abandoned || self.send_error.is_some() {
-            return None;
-        }
-        if self.sent == self.sending.len() {
-            self.sent = 0;
-            self.sending.clear();
-            if self.sending.capacity() > SEND_KEPT {
-                self.sending = Vec::new();
-            }
-            std::mem::swap(&mut self.sending, &mut self.out);
-        }
-        let rest = &self.sending[self.sent..];
-        if rest.is_empty() {
-            return None;
-        }
-        self.is_sending = true;
-        self.watch.set_blocked(true);
-        let fd = types::Fd(self.stream.as_raw_fd());
-        let len = u32::try_from(rest.len()).unwrap_or(u32::MAX);
-        let entry = opcode::Send::new(fd, rest.as_ptr(), len).flags(libc::MSG_NOSIGNAL);
-        Some(entry.build().user_data(to_user_data(at, Operation::Send)))
-    }
-
-    fn send_done(&mut self, result: i32, woken: &mut Vec<Waker>) {
-        self.is_sending = false;
-        self.watch.set_blocked(false);
-        if result > 0 {
-            self.sent += result as usize;
-        } else {
-            self.send_error = Some(if result == 0 { libc::EPIPE } else { -result });
-            // Whatever the connection waits for, it has to hear of it.
-            woken.extend(self.reader.take());
-        }
-        woken.extend(self.sender.take());
-    }
-
-    fn unsent(&self) -> usize {
-        self.sending.len() - self.sent + self.out.len()
     }
 }
 
@@ -397,10 +314,10 @@ impl Handle {
         if let Some(error) = port.send_error {
             return Err(io::Error::from_raw_os_error(error));
         }
-        match port.next_send(self.at) {
-            Some(entry) => inner.push(&entry),
-            None => Ok(()),
+        if let Some(entry) = port.next_send(self.at) {
+            inner.push(entry);
         }
+        Ok(())
     }
 
     /// Sends what is lined up; ready when the kernel has taken all of it.
@@ -413,6 +330,15 @@ impl Handle {
         }
         keep(&mut port.sender, cx);
         Poll::Pending
+    }
+
+    /// Whether something has come that was not taken yet.
+    pub(crate) fn has_more(&self) -> bool {
+        let mut inner = self.ring.0.borrow_mut();
+        // The kernel may have put it into the buffer already.
+        inner.reap();
+        let port = &inner.ports[self.at];
+        (!port.reading && port.taken < port.filled) || holds_more(&port.stream)
     }
 
     /// Says that nothing more will come.
@@ -444,7 +370,7 @@ impl Handle {
         keep(&mut port.reader, cx);
         if !port.reading {
             let entry = port.next_read(self.at);
-            inner.push(&entry)?;
+            inner.push(entry);
         }
         Poll::Pending
     }
@@ -459,20 +385,6 @@ impl Drop for Handle {
             inner.ports.remove(self.at);
         }
     }
-}
-
-#[derive(Clone, Copy)]
-enum Operation {
-    Read,
-    Send,
-}
-
-fn to_user_data(at: usize, operation: Operation) -> u64 {
-    (at as u64) << 1 | operation as u64
-}
-
-fn from_user_data(data: u64) -> (usize, Operation) {
-    ((data >> 1) as usize, if data & 1 == 0 { Operation::Read } else { Operation::Send })
 }
 
 fn eventfd() -> io::Result<OwnedFd> {

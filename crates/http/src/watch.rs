@@ -108,6 +108,11 @@ impl Watch {
         self.stopping.get()
     }
 
+    /// Whether no request has come wholly that isn't answered.
+    pub(crate) fn between_requests(&self) -> bool {
+        matches!(self.phase.get(), Phase::Idle | Phase::Head)
+    }
+
     /// The request that is being answered is to be the connection's last.
     pub(crate) fn make_last(&self) {
         self.last.set(true);

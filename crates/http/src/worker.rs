@@ -31,6 +31,11 @@ use crate::{Driver, Options, Telemetry, connection, problem};
 pub(crate) const MAX_REFUSING: usize = 32;
 /// How long to wait after an accept that failed for want of something.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// The least time between two lines in the log about that.
+const ACCEPT_WARNINGS_APART: Duration = Duration::from_secs(60);
+/// After so many accepted connections, those that are open have a turn on the ring. While accepts
+/// keep the event loop from sleeping, nothing else gives them one.
+const ACCEPTS_PER_TURN: u32 = 64;
 
 /// After so many polls of tasks, tokio looks at epoll even if more tasks wait. That only brings
 /// new connections and timers, so it needn't be often.
@@ -109,7 +114,8 @@ struct Loop<F> {
     serving: Rc<Group>,
     refusing: Rc<Group>,
     ticks: Interval,
-    accept_failing: bool,
+    accepts: u32,
+    warned_at: Option<Instant>,
 }
 
 /// Connections, and a bell that rings when one ends.
@@ -135,7 +141,8 @@ impl<F: Front> Loop<F> {
             ring,
             driver,
             ticks,
-            accept_failing: false,
+            accepts: 0,
+            warned_at: None,
             worker,
         }
     }
@@ -164,12 +171,16 @@ impl<F: Front> Loop<F> {
     async fn accepted(&mut self, accepted: io::Result<TcpStream>) {
         match accepted {
             Ok(stream) => {
-                self.accept_failing = false;
                 self.admit(stream);
+                self.accepts = self.accepts.wrapping_add(1);
+                if self.accepts.is_multiple_of(ACCEPTS_PER_TURN) {
+                    ring::turn();
+                }
             }
             Err(error) if is_shortage(&error) => {
-                // Said once, not ten times a second.
-                if !std::mem::replace(&mut self.accept_failing, true) {
+                let now = Instant::now();
+                if self.warned_at.is_none_or(|at| now.duration_since(at) >= ACCEPT_WARNINGS_APART) {
+                    self.warned_at = Some(now);
                     warn!(%error, "No connection can be accepted for now; is the limit of open files too low?");
                 }
                 sleep(ACCEPT_PAUSE).await;
@@ -229,15 +240,31 @@ impl<F: Front> Loop<F> {
         self.refusing.watchdog.look();
     }
 
-    async fn stop(mut self, listener: TcpListener, deadline: Instant) -> Result<usize, String> {
-        // What the system has taken in already would be reset when the listener closes.
-        while let Some(Ok((stream, _))) = now_or_never(listener.accept()).await {
-            self.admit(stream);
+    /// Takes the connections that the system has taken in already: they would be reset when the
+    /// listener closes.
+    fn admit_backlog(&self, listener: TcpListener) {
+        // The event loop may not have heard of them.
+        let Ok(listener) = listener.into_std() else { return };
+        loop {
+            let accepted = listener.accept().and_then(|(stream, _)| {
+                stream.set_nonblocking(true)?;
+                TcpStream::from_std(stream)
+            });
+            match accepted {
+                Ok(stream) => self.admit(stream),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if is_shortage(&error) => {
+                    warn!(%error, "Connections that waited to be accepted are reset by the stop");
+                    return;
+                }
+                // The connection was gone before it was accepted.
+                Err(_) => {}
+            }
         }
-        drop(listener);
-        // The event loop has a look first: a request that has arrived is still answered.
-        ring::turn();
-        tokio::task::yield_now().await;
+    }
+
+    async fn stop(mut self, listener: TcpListener, deadline: Instant) -> Result<usize, String> {
+        self.admit_backlog(listener);
         self.serving.watchdog.stop_all();
         self.refusing.watchdog.stop_all();
         let late = sleep_until(deadline.into());
@@ -314,15 +341,10 @@ async fn ring_failure(watch: &mut Option<JoinHandle<io::Error>>) -> String {
     )
 }
 
-async fn now_or_never<T>(future: impl Future<Output = T>) -> Option<T> {
-    tokio::select! {
-        biased;
-        value = future => Some(value),
-        () = std::future::ready(()) => None,
-    }
-}
-
 /// Out of descriptors or memory: trying again at once would only spin.
 fn is_shortage(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
 }
+
+#[cfg(test)]
+mod tests;
