@@ -8,7 +8,7 @@ use std::io::{self, ErrorKind};
 /// A write or sync that failed. The journal takes nothing any more; the process has to end, and
 /// the next start makes durable again what it can read.
 #[derive(Debug, thiserror::Error)]
-#[error("the journal failed: could not {action} {file}: {reason}")]
+#[error("the journal failed: could not {action} {file}: {reason}{}", way_out(reason))]
 pub struct Fatal {
     /// What was being done.
     pub action: &'static str,
@@ -118,7 +118,7 @@ impl Fatal {
 fn way_out(reason: &io::Error) -> &'static str {
     match reason.kind() {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
-            ". A start writes the newest segment anew: make room on the disk of the data directory, then start \
+            ". A start needs some kilobytes: make room on the disk of the data directory, then start \
              again; nothing is lost"
         }
         ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use counter::{JournalId, Seq, StoreId};
 
 use crate::begun::Begun;
-use crate::disk::{Disk, DiskFile};
+use crate::disk::{Disk, DiskFile, read_whole};
 use crate::error::{Fatal, OpenError};
 use crate::format::{RECORDS_START, Record, RecordBuffer, SegmentHeader, segment_name};
 use crate::identity::Identity;
@@ -58,16 +58,17 @@ impl<D: Disk> Journal<D> {
         for header in &segments {
             sightings.saw(header.applied, header.begun_ms);
         }
-        let tail = match segments.last() {
-            None => Tail { active: None, last: Seq::ZERO, applied: Seq::ZERO, cut: None },
-            Some(tail) => rewrite_tail(&disk, tail, &options, &mut sightings)?,
-        };
-        for name in leftovers.iter().filter(|name| *name != REWRITE) {
+        // First, since what follows may need their room.
+        for name in &leftovers {
             disk.remove(name).map_err(OpenError::io("remove", name))?;
         }
         if !leftovers.is_empty() {
             disk.sync_names().map_err(OpenError::io("sync", "the directory"))?;
         }
+        let tail = match segments.last() {
+            None => Tail { active: None, last: Seq::ZERO, applied: Seq::ZERO, cut: None },
+            Some(tail) => rewrite_tail(&disk, tail, &options, &mut sightings)?,
+        };
         let mut segments: VecDeque<Segment> = segments.iter().map(Segment::of).collect();
         let Tail { active, last, applied, cut } = tail;
         if let (Some(segment), Some(active)) = (segments.back_mut(), &active) {
@@ -174,8 +175,11 @@ fn rewrite_tail<D: Disk>(
         sightings.saw(record.applied, record.accepted_ms);
         Ok(())
     })?;
-    let active = Some(write_image(disk, header, &mut image)?);
-    Ok(Tail { active, last: report.last, applied, cut: cut_of(&report) })
+    let active = match write_image(disk, header, &image)? {
+        Some(active) => active,
+        None => renew_in_place(disk, tail, report.bytes)?,
+    };
+    Ok(Tail { active: Some(active), last: report.last, applied, cut: cut_of(&report) })
 }
 
 fn cut_of(report: &crate::SegmentReport) -> Option<Cut> {
@@ -185,25 +189,38 @@ fn cut_of(report: &crate::SegmentReport) -> Option<Cut> {
     }
 }
 
-/// Takes the tail's place with `image`, which begins with `header`. Where the disk has no room for
-/// a whole segment, one without room for more has to do: the server can start, and the store
-/// takes what is pending.
+/// Takes the tail's place with `image`, which begins with `header`. `None` where the disk has no
+/// room for it.
 fn write_image<D: Disk>(
     disk: &D,
-    mut header: SegmentHeader,
-    image: &mut [u8],
-) -> Result<Active<D::File>, OpenError> {
+    header: SegmentHeader,
+    image: &[u8],
+) -> Result<Option<Active<D::File>>, OpenError> {
     let name = segment_name(header.number);
-    let mut created = disk.create(REWRITE, header.bytes);
-    if created.as_ref().is_err_and(is_no_room) {
-        header.bytes = (image.len() as u64).next_multiple_of(RECORDS_START);
-        image[..RECORDS_START as usize].copy_from_slice(&header.encode());
-        created = disk.create(REWRITE, header.bytes);
-    }
-    let file = created.map_err(OpenError::io("create", REWRITE))?;
+    let file = match disk.create(REWRITE, header.bytes) {
+        Err(error) if is_no_room(&error) => return Ok(None),
+        created => created.map_err(OpenError::io("create", REWRITE))?,
+    };
     file.write_at(image, 0).map_err(OpenError::io("write", REWRITE))?;
     file.sync().map_err(OpenError::io("sync", REWRITE))?;
     disk.rename(REWRITE, &name).map_err(OpenError::io("rename", REWRITE))?;
     disk.sync_names().map_err(OpenError::io("sync the directory of", &name))?;
-    Ok(Active { file, header, name, offset: image.len() as u64, seed: header.seed() })
+    Ok(Some(Active { file, header, name, offset: image.len() as u64, seed: header.seed() }))
+}
+
+/// Makes the tail's `records` bytes of records durable anew where they are, for want of room
+/// elsewhere: so the server starts on a full disk, and the store takes what is pending. What lies
+/// behind them stays, so nothing may be appended to this segment: it passes for full.
+fn renew_in_place<D: Disk>(
+    disk: &D,
+    tail: &SegmentHeader,
+    records: u64,
+) -> Result<Active<D::File>, OpenError> {
+    let name = segment_name(tail.number);
+    let file = disk.open(&name).map_err(OpenError::io("open", &name))?;
+    let mut bytes = read_whole(&file).map_err(OpenError::io("read", &name))?;
+    bytes.truncate((RECORDS_START + records) as usize);
+    file.write_at(&bytes, 0).map_err(OpenError::io("write to", &name))?;
+    file.sync().map_err(OpenError::io("sync", &name))?;
+    Ok(Active { file, header: *tail, name, offset: tail.bytes, seed: tail.seed() })
 }

@@ -4,13 +4,14 @@
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::Duration;
 
 use counter::Seq;
 use journal::format::{SegmentHeader, segment_name};
-use journal::{Disk, Job, Journal, Kind, NoRoom, Options, RealDisk, RecordBuffer};
+use journal::{Disk, Job, Journal, Kind, NoRoom, Opened, Options, RealDisk, Record, RecordBuffer};
 
 const SEGMENT: u64 = 16 << 10;
 
@@ -56,23 +57,35 @@ impl Disk for Crowded {
     }
 }
 
-/// A power loss can leave a last segment with a header and no record. A start on a full disk
-/// shortens it to its header, so the first record after that goes into a segment that begins at
-/// the same seq; the next start took that for damage.
+fn commit(journal: &mut Journal<Crowded>, now_ms: u64, payload: &[u8]) -> Result<Seq, NoRoom> {
+    journal.make_room(payload.len(), now_ms)?;
+    let mut buffer = RecordBuffer::default();
+    buffer.extend(payload);
+    let seq = journal.append(Kind::Increments, 0, &mut buffer)?;
+    journal.sync()?;
+    Ok(seq)
+}
+
+/// Every payload, in order.
+fn payloads(journal: &Journal<Crowded>) -> Vec<Vec<u8>> {
+    let mut payloads = Vec::new();
+    let each = &mut |record: &Record<'_>| {
+        payloads.push(record.payload.to_vec());
+        Ok(())
+    };
+    journal.replay(Seq::ZERO, each).unwrap();
+    payloads
+}
+
+/// A power loss can leave a last segment with a header and no record. A start on a full disk can't
+/// write it anew, so the first record after that goes into a segment that begins at the same seq;
+/// the next start took that for damage.
 #[test]
 fn a_segment_without_records_may_be_followed_by_one_that_begins_where_it_does() {
     let dir = tempfile::tempdir().unwrap();
     let full = Arc::new(AtomicBool::new(false));
     let disk = Crowded { disk: RealDisk::new(dir.path()).unwrap(), full: Arc::clone(&full) };
     let open = || Journal::open(disk.clone(), Options::new(SEGMENT, 100 * SEGMENT)).unwrap().journal;
-    let commit = |journal: &mut Journal<Crowded>, now_ms: u64, payload: &[u8]| {
-        journal.make_room(payload.len(), now_ms)?;
-        let mut buffer = RecordBuffer::default();
-        buffer.extend(payload);
-        let seq = journal.append(Kind::Increments, 0, &mut buffer)?;
-        journal.sync()?;
-        Ok::<Seq, NoRoom>(seq)
-    };
 
     let mut journal = open();
     commit(&mut journal, 0, b"one").unwrap();
@@ -98,15 +111,40 @@ fn a_segment_without_records_may_be_followed_by_one_that_begins_where_it_does() 
     assert_eq!(commit(&mut journal, 2_000, b"two").unwrap(), Seq(2));
     drop(journal);
 
-    let mut payloads = Vec::new();
     let journal = open();
-    journal
-        .replay(Seq::ZERO, &mut |record| {
-            payloads.push(record.payload.to_vec());
-            Ok(())
-        })
-        .unwrap();
-    assert_eq!((journal.last(), payloads), (Seq(2), vec![b"one".to_vec(), b"two".to_vec()]));
+    assert_eq!((journal.last(), payloads(&journal)), (Seq(2), vec![b"one".to_vec(), b"two".to_vec()]));
+}
+
+/// On a full disk the last segment stays where it is, with whatever lies behind its records; nothing
+/// is appended behind that.
+#[test]
+fn a_start_needs_no_room_and_appends_where_nothing_torn_lies() {
+    let dir = tempfile::tempdir().unwrap();
+    let full = Arc::new(AtomicBool::new(false));
+    let disk = Crowded { disk: RealDisk::new(dir.path()).unwrap(), full: Arc::clone(&full) };
+    let open = || Journal::open(disk.clone(), Options::new(SEGMENT, 100 * SEGMENT)).unwrap();
+    let mut journal = open().journal;
+    commit(&mut journal, 0, b"one").unwrap();
+    let segment = dir.path().join(segment_name(1));
+    let end = fs::read(&segment).unwrap().iter().rposition(|&byte| byte != 0).unwrap() as u64;
+    commit(&mut journal, 0, &[7; 3000]).unwrap();
+    drop(journal);
+    // The second record was torn.
+    File::options().write(true).open(&segment).unwrap().write_all_at(&[0; 2000], end + 2000).unwrap();
+
+    full.store(true, SeqCst);
+    for start in 0..3 {
+        let Opened { mut journal, cut } = open();
+        assert_eq!(cut.map(|cut| cut.seq), Some(Seq(2)), "start {start}");
+        assert_eq!(payloads(&journal), [b"one"]);
+        assert!(matches!(commit(&mut journal, 0, b"two"), Err(NoRoom::DiskFull { .. })));
+    }
+    let mut journal = open().journal;
+    full.store(false, SeqCst);
+    assert_eq!(commit(&mut journal, 2_000, b"two").unwrap(), Seq(2));
+    drop(journal);
+    let journal = open().journal;
+    assert_eq!((journal.last(), payloads(&journal)), (Seq(2), vec![b"one".to_vec(), b"two".to_vec()]));
 }
 
 /// What is kept takes no room from what is pending, also where the disk has less than
@@ -118,14 +156,7 @@ fn on_a_full_disk_the_oldest_kept_segment_becomes_the_next() {
     let disk = Crowded { disk: RealDisk::new(dir.path()).unwrap(), full: Arc::clone(&full) };
     let options = Options { keep: Duration::from_secs(3600), ..Options::new(SEGMENT, 100 * SEGMENT) };
     let mut journal = Journal::open(disk, options).unwrap().journal;
-    let commit = |journal: &mut Journal<Crowded>, now_ms: u64| {
-        journal.make_room(5000, now_ms)?;
-        let mut buffer = RecordBuffer::default();
-        buffer.extend(&[7; 5000]);
-        let seq = journal.append(Kind::Increments, 0, &mut buffer)?;
-        journal.sync()?;
-        Ok::<Seq, NoRoom>(seq)
-    };
+    let commit = |journal: &mut Journal<Crowded>, now_ms| commit(journal, now_ms, &[7; 5000]);
     // Two fill a segment.
     for _ in 0..10 {
         commit(&mut journal, 0).unwrap();

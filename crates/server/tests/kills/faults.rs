@@ -107,22 +107,25 @@ pub(crate) fn befall(world: &mut World, fault: Fault) {
             world.ready(at);
         }
         Fault::StopPostgres => {
+            let before = failures(world, at);
             world.postgres.stop_immediate();
-            go_on_without_store(world, at);
+            go_on_without_store(world, at, before, |_| ());
             world.postgres.start_again();
             world.ready(at);
         }
         Fault::FreezeServer => freeze_server(world, at),
         Fault::FreezeBackends => {
-            let backends = backends(world, "application_name = 'incrementer'");
-            signal(&backends, Signal::STOP);
-            go_on_without_store(world, at);
-            signal(&backends, Signal::CONT);
+            let before = failures(world, at);
+            freeze_backends(world);
+            // One that was about to be connected to has yet to be met.
+            go_on_without_store(world, at, before, freeze_backends);
+            signal(&backends(world, OURS), Signal::CONT);
             world.ready(at);
         }
         Fault::FreezePostgres => {
+            let before = failures(world, at);
             world.postgres.sigstop();
-            go_on_without_store(world, at);
+            go_on_without_store(world, at, before, |_| ());
             world.postgres.sigcont();
             world.ready(at);
         }
@@ -144,14 +147,16 @@ pub(crate) fn befall(world: &mut World, fault: Fault) {
 }
 
 /// What befalls a server while it can't reach its store: some more requests, a flush that it gives
-/// up, its own death.
-fn go_on_without_store(world: &mut World, at: usize) {
+/// up (it had given up `before` when that began; `again` sees to it that it does), its own death.
+fn go_on_without_store(world: &mut World, at: usize, before: f64, again: impl Fn(&World)) {
     let more = world.rng.u64(1..100);
     world.progress(more);
     match world.rng.u8(..4) {
         0 => {
-            let failures = failures(world, at);
-            world.wait_until("a flush is given up", || self::failures(world, at) > failures);
+            world.wait_until("a flush is given up", || {
+                again(world);
+                failures(world, at) > before
+            });
         }
         // It has to wait for its store, and may meet what its predecessor had under way.
         1 => {
@@ -162,6 +167,10 @@ fn go_on_without_store(world: &mut World, at: usize) {
         }
         _ => {}
     }
+}
+
+fn freeze_backends(world: &World) {
+    signal(&backends(world, OURS), Signal::STOP);
 }
 
 fn failures(world: &World, at: usize) -> f64 {
@@ -188,12 +197,12 @@ fn freeze_server(world: &mut World, at: usize) {
 }
 
 fn cut(world: &mut World, at: usize, how: Cut) {
+    let before = failures(world, at);
     world.instances[at].proxy.cut(how);
     world.wait_until("the connection has been cut", || world.instances[at].proxy.has_cut());
     if matches!(how, Cut::SilenceFromCommit) {
-        let failures = failures(world, at);
         if world.rng.bool() {
-            world.wait_until("a flush is given up", || self::failures(world, at) > failures);
+            world.wait_until("a flush is given up", || failures(world, at) > before);
         }
     }
 }
@@ -232,6 +241,7 @@ fn signal(processes: &[Pid], signal: Signal) {
     }
 }
 
+const OURS: &str = "application_name = 'incrementer'";
 const WAITS: &str = "application_name = 'incrementer' AND wait_event_type = 'Lock'";
 
 /// Somebody holds a lock, so that the backend of a flush waits in the middle of its transaction.
@@ -241,13 +251,14 @@ fn old_backend(world: &mut World, fault: Fault, at: usize) {
     // the table is waited for before that, so that a retry overtakes.
     let hot = format!("SELECT count(*) FROM counters WHERE key = '{HOT}'");
     let rows = world.rng.bool() && world.postgres.sql("totals", &hot) == "1";
+    // From here on: a flush that meets the lock may be given up before anybody looks.
+    let before = all_failures(world);
     let lock = Lock::take(world, rows);
     until("a backend waits for the lock", || {
         world.clients.check();
         (!backends(world, WAITS).is_empty()).then_some(())
     });
     let waiting = backends(world, WAITS);
-    let before = all_failures(world);
     match fault {
         Fault::OldBackendIsCutOff => world.instances.iter().for_each(|instance| instance.proxy.cut_all()),
         Fault::OldBackendFreezes => {

@@ -59,14 +59,29 @@ fn a_kill_while_the_disk_is_full_loses_nothing() {
     server.kill();
 
     let filler = disk.fill();
-    // Without room the last segment can't be made durable anew.
+    // Not even for the few bytes that tell who has the journal.
     assert_refused(&home, &["No space left on device", "make room"]);
     fs::remove_file(filler).unwrap();
-    fs::remove_file(others).unwrap();
+    let filler = disk.path().join("filler");
+    let left = disk.room() - (16 << 10);
+    fs::write(&filler, vec![0; left as usize]).unwrap();
+    // No room for another segment, as where the journal has filled its disk by itself.
     let server = home.start();
     assert_eq!(server.total("it"), Some(acknowledged));
+    let refused = server.client().increments([("it", 1)]).unwrap();
+    assert_problem(&refused, 503, "disk_full");
+    server.kill();
+    let server = home.start();
+    assert_eq!(server.total("it"), Some(acknowledged));
+    fs::remove_file(filler).unwrap();
+    fs::remove_file(others).unwrap();
+    until("the server takes increments again", || (server.get("/readyz").status == 200).then_some(()));
+    count(&server, "it", 1);
+    server.kill();
+    let server = home.start();
+    assert_eq!(server.total("it"), Some(acknowledged + 1));
     server.stop();
-    assert_eq!(Database::sqlite(totals).totals()["it"], acknowledged);
+    assert_eq!(Database::sqlite(totals).totals()["it"], acknowledged + 1);
 }
 
 #[test]

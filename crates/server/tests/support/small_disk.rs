@@ -42,6 +42,12 @@ impl SmallDisk {
         assert!(self.mount(&["-o", "remount,ro"]));
     }
 
+    /// How many bytes of room are left.
+    pub fn room(&self) -> u64 {
+        let stats = rustix::fs::statvfs(self.path()).unwrap();
+        stats.f_bavail * stats.f_frsize
+    }
+
     /// Takes all room that is left; it is free again when the file of this path is removed.
     pub fn fill(&self) -> PathBuf {
         let path = self.path().join("filler");
