@@ -130,6 +130,41 @@ fn a_bulk_request_is_counted_wholly_or_not_at_all() {
     assert_totals(&home, server, &[("it", 1), ("other", 1)]);
 }
 
+/// What the engine refuses halfway leaves no trace: no total, no key, no idempotency key.
+#[test]
+fn a_bulk_request_that_overflows_is_taken_back() {
+    let home = hoarding_home(None);
+    let server = home.start();
+    let mut client = server.client();
+    client.increments([("most", i64::MAX - 1), ("it", 5)]).unwrap().expect(202);
+    let json = r#"[{"key":"new","value":1},{"key":"it","value":7},{"key":"most","value":1},{"key":"most","value":1},{"key":"it","value":1}]"#;
+    let lines = json.trim_matches(['[', ']']).replace("},{", "}\n{");
+    let once = "Idempotency-Key: once";
+    for (media, body) in [("application/json", json), ("application/x-ndjson", &*lines)] {
+        let lines = [format!("Content-Type: {media}"), once.to_owned()];
+        let lines: Vec<_> = lines.iter().map(String::as_str).collect();
+        // With and without an idempotency key.
+        for lines in [&lines[..1], &lines] {
+            let refused = client.ask("POST /increments", lines, body).unwrap();
+            assert_problem(&refused, 422, "overflow");
+            assert_says(&refused.body, &["most", &(i64::MAX).to_string(), "nothing was counted"]);
+            assert_eq!(refused.json()["entry"], 3);
+        }
+    }
+    let counted = [("it", Some(5)), ("most", Some(i64::MAX - 1)), ("new", None)];
+    let shows = |server: &Server| counted.map(|(key, _)| (key, server.total(key)));
+    assert_eq!(shows(&server), counted);
+    // The id was not used up.
+    let body = r#"[{"key":"it","value":1}]"#;
+    client.ask("POST /increments", &["Content-Type: application/json", once], body).unwrap().expect(202);
+    client.increment("it", -1).unwrap().expect(202);
+    server.kill();
+    // As the journal tells it.
+    let server = home.start();
+    assert_eq!(shows(&server), counted);
+    assert_totals(&home, server, &[("it", 5), ("most", i64::MAX - 1)]);
+}
+
 #[test]
 fn as_many_counters_as_memory_may_hold_and_no_more() {
     let home = Home::new(None).set("max_counters", "3");

@@ -8,6 +8,7 @@ mod support;
 
 mod copies;
 mod damage;
+mod few_files;
 mod forgetful_stores;
 mod full_disk;
 mod limits;
