@@ -155,6 +155,24 @@ fn a_point_whose_sums_are_wrong_does_not_count_nor_what_was_measured_beside() {
     assert!(beside.clone().count() > 0 && beside.all(|figure| !figure.failures.is_empty()));
 }
 
+/// Serves as the product does, but takes fewer counters than it is to hold.
+const NARROW: &str = "#!/bin/sh\nexec INCREMENTER \"$@\" --max-counters 50\n";
+
+#[test]
+fn a_point_that_cant_be_filled_says_so() {
+    let place = place();
+    let narrow = place.path().join("narrow");
+    fs::write(&narrow, NARROW.replace("INCREMENTER", incrementer().to_str().unwrap())).unwrap();
+    fs::set_permissions(&narrow, fs::Permissions::from_mode(0o755)).unwrap();
+    let arguments = ["--axes", "keys", "--keys", "100", "--seconds", "1", "--at-connections", "4"];
+    let (mut command, out) = bench(place.path(), &narrow, &arguments);
+    assert!(!command.output().unwrap().status.success());
+    let experiment = Experiment::read(&out).unwrap();
+    let durable = experiment.runs.iter().find(|run| run.server == "durable").unwrap();
+    assert!(durable.failures[0].contains("answered 503") && durable.requests == 0, "{durable:?}");
+    assert!(durable.failures[0].contains("too_many_counters"), "{durable:?}");
+}
+
 #[test]
 fn more_connections_than_files_are_refused_with_the_way_out() {
     let place = place();

@@ -23,7 +23,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// Nothing is pending when two looks, so far apart, say so.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(50);
 
-/// A connection that stays.
+/// One connection, for one request after the other.
 pub(super) struct Bulk {
     address: SocketAddr,
     stream: BufReader<TcpStream>,

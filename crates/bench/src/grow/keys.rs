@@ -55,13 +55,11 @@ pub(super) fn measure(
         });
     };
     let fresh = steady_memory(&server, interrupt)?;
-    let mut bulk = Bulk::connect(server.address)?;
-    bulk.warm_up(interrupt)?;
+    Bulk::connect(server.address)?.warm_up(interrupt)?;
     let empty = steady_memory(&server, interrupt)?;
     let progress = |sent: u32| bar.set_position(began_at + u64::from(sent) / FILLED_IN_A_MS);
-    bulk.fill(keys, interrupt, progress)?;
+    Bulk::connect(server.address)?.fill(keys, interrupt, progress)?;
     let full = steady_memory(&server, interrupt)?;
-    drop(bulk);
     quiet_table(&server, keys)?;
     interrupt.check()?;
 
