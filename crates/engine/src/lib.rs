@@ -29,7 +29,7 @@ pub use control::{Control, Controls, WriterGone};
 pub use engine::{Engine, EngineFront, Lookup};
 pub use freshness::Freshness;
 pub use front::{Counted, Front, Page, PageRequest, Refusal};
-pub use journal::{Disk, Fatal, OpenError};
+pub use journal::{Disk, Fatal, OpenError, Seen};
 pub use machine::Limits;
 pub use start::Starting;
 pub use vitals::{Phase, Vitals};

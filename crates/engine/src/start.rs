@@ -1,7 +1,7 @@
 //! From an open journal and a store's totals to a writer.
 
 use counter::{Fingerprint, OwnerId, Seq, StoreId};
-use journal::{Disk, Fatal, Identity, Journal, OpenError};
+use journal::{Disk, Fatal, Identity, Journal, OpenError, Seen};
 
 use crate::clock::Now;
 use crate::machine::{Limits, Machine};
@@ -69,12 +69,12 @@ impl<D: Disk> Starting<D> {
         self.journal.set_store(store)
     }
 
-    /// Remembers, durably, that `owner` is about to take the journal over from the owner in
-    /// `seen`, beside which stands the store's watermark.
+    /// Remembers, durably, that `owner` is about to take the journal over in the store, whose row
+    /// of it is as `seen`.
     ///
     /// # Errors
     /// See [`Fatal`].
-    pub fn set_owner(&mut self, owner: OwnerId, seen: Option<(OwnerId, Seq)>) -> Result<(), Fatal> {
+    pub fn set_owner(&mut self, owner: OwnerId, seen: Option<Seen>) -> Result<(), Fatal> {
         self.journal.set_owner(owner, seen)
     }
 

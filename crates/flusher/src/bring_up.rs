@@ -1,7 +1,7 @@
 //! From an open journal and a store to a writer, or to a refusal that names the ways out.
 
 use counter::{JournalId, OwnerId, Seq, StoreId};
-use engine::{Disk, Fatal, Freshness, Now, OpenError, Starting, Writer};
+use engine::{Disk, Fatal, Freshness, Now, OpenError, Seen, Starting, Writer};
 use store::{Claim, ClaimError, LoadError, Standing, Store, StoreError, StoreReader};
 
 use crate::backoff::{Backoff, Wait};
@@ -53,17 +53,20 @@ pub enum StartError {
     /// Somebody else flushed under the name of this journal.
     #[error(
         "another server has taken over this journal: the store holds journal {journal} up to seq {watermark}, \
-         and what came after seq {applied} was not flushed from this data directory. It was copied and the copy \
-         started, or it is an older copy itself; so the records in it are not those that the store holds. Ways \
-         out: go on with the other data directory; or, where that is lost, name an empty one with --data-dir: a \
+         flushed by owner {flushed_by}, which is none of the last 48 starts of this data directory; from here it \
+         was flushed up to seq {applied}. It was copied and the copy started, or it is an older copy itself; so the records in it are \
+         not those that the store holds (and if the store came back older in between, by a failover or a \
+         restore, it may lack what this one had flushed). Ways out: go on with the other data directory; or, where that is lost, name an empty one with --data-dir: a \
          new journal begins, and every total that was flushed stays in the store. `incrementer journal inspect` \
-         shows what this one had pending"
+         shows what this one holds"
     )]
     OtherOwner {
         /// The journal.
         journal: JournalId,
         /// What the store has.
         watermark: Seq,
+        /// Who flushed it up to there, as far as the store tells, or else who owns it.
+        flushed_by: OwnerId,
         /// What this data directory knows of it.
         applied: Seq,
     },
@@ -72,9 +75,9 @@ pub enum StartError {
         "the store holds journal {journal} up to seq {watermark}, but the data directory begins at seq \
          {first_kept}: seq {from} to {upto} were applied once and are lost in the store (a failover or a \
          restore lost its last commits). Ways out: bring back a newer copy of the store; or accept that these \
-         are lost and let the store go on after them: INSERT INTO journals (id, owner, seq) VALUES \
-         ('{journal}', '{owner}', {upto}) ON CONFLICT (id) DO UPDATE SET owner = excluded.owner, seq = \
-         excluded.seq; and start again, which applies what the data directory still has; or name an empty one with \
+         are lost and let the store go on after them: INSERT INTO journals (id, owner, seq, moved_by) \
+         VALUES ('{journal}', '{owner}', {upto}, '{owner}') ON CONFLICT (id) DO UPDATE SET owner = excluded.owner, \
+         seq = excluded.seq, moved_by = excluded.moved_by; and start again, which applies what the data directory still has; or name an empty one with \
          --data-dir, and what this one has stays in it: `incrementer journal inspect` shows it. For the next \
          time: the setting journal.keep keeps what was applied, so that it can be applied again",
         from = .watermark.0 + 1,
@@ -133,9 +136,10 @@ pub fn bring_up<D: Disk>(
     let claim = Claim { journal, owner };
     loop {
         let standing = waiting.until(&mut || store.standing(journal))?;
-        check_place(&starting, standing)?;
+        check_end(&starting, standing)?;
         check_owner(&starting, standing)?;
-        starting.set_owner(owner, standing.map(|standing| (standing.owner, standing.watermark)))?;
+        check_beginning(&starting, standing)?;
+        starting.set_owner(owner, standing.map(seen))?;
         match store.claim(&claim, standing) {
             Ok(()) => break,
             Err(ClaimError::Moved) => {}
@@ -165,7 +169,9 @@ pub fn bring_up<D: Disk>(
         }
     };
     // From the claim on nobody else moves the watermark, so this only fails where somebody does.
-    check_place(&starting, Some(Standing { owner, watermark }))?;
+    let claimed = Some(Standing { owner, watermark, moved_by: None });
+    check_end(&starting, claimed)?;
+    check_beginning(&starting, claimed)?;
     let former = starting.identity().owners.iter().map(|known| known.id).filter(|known| *known != owner);
     let own = Own::new(claim, former.collect());
     let (writer, replayed) = starting.replay(watermark, now())?;
@@ -212,14 +218,22 @@ fn fit_store<D: Disk>(mut starting: Starting<D>, id: StoreId) -> Result<Starting
     Ok(starting)
 }
 
-/// Whether the watermark lies where the journal can go on from.
-fn check_place<D: Disk>(starting: &Starting<D>, standing: Option<Standing>) -> Result<(), StartError> {
+/// Whether the journal reaches to the watermark.
+fn check_end<D: Disk>(starting: &Starting<D>, standing: Option<Standing>) -> Result<(), StartError> {
+    let (journal, last) = (starting.identity().journal, starting.last());
+    match standing {
+        Some(Standing { watermark, .. }) if watermark > last => {
+            Err(StartError::JournalBehind { journal, watermark, last })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether the journal still has what comes after the watermark.
+fn check_beginning<D: Disk>(starting: &Starting<D>, standing: Option<Standing>) -> Result<(), StartError> {
     let journal = starting.identity().journal;
     let watermark = standing.map_or(Seq::ZERO, |standing| standing.watermark);
-    let (last, first_kept) = (starting.last(), starting.first_kept());
-    if watermark > last {
-        return Err(StartError::JournalBehind { journal, watermark, last });
-    }
+    let first_kept = starting.first_kept();
     if watermark.next() < first_kept {
         let known = starting.identity().owners.first().map(|known| known.id);
         let owner = known.or(standing.map(|standing| standing.owner)).unwrap_or(OwnerId([0; 16]));
@@ -235,21 +249,28 @@ fn check_place<D: Disk>(starting: &Starting<D>, standing: Option<Standing>) -> R
     Ok(())
 }
 
-/// Whether all that the store holds of the journal came from this data directory. Where another
-/// one has taken the journal over and not flushed since, it can be taken back: the watermark is
-/// then where this one left it. (Or below, if the store forgot; but then the other one may have
-/// flushed up to there, and only at 0 it certainly has not.)
+/// Whether all that the store holds of the journal came from this data directory: whether one of
+/// its starts flushed last. (All before that did too, or that start would have been refused.) Where
+/// another directory has taken the journal over and not flushed since, it can be taken back.
 fn check_owner<D: Disk>(starting: &Starting<D>, standing: Option<Standing>) -> Result<(), StartError> {
-    let Some(Standing { owner, watermark }) = standing else { return Ok(()) };
-    let identity = starting.identity();
-    let is_ours = match identity.reach_of(owner) {
-        Some(reach) => watermark <= reach,
-        None => [starting.applied(), Seq::ZERO].contains(&watermark),
+    let Some(Standing { owner, watermark, moved_by }) = standing else { return Ok(()) };
+    let (identity, applied) = (starting.identity(), starting.applied());
+    let is_ours = match (moved_by, identity.reach_of(owner)) {
+        (Some(mover), _) => identity.reach_of_start(mover).is_some_and(|reach| watermark <= reach),
+        // A version flushed last that didn't tell who it was. The owner may have flushed; one that
+        // is unknown has not where the watermark is as this directory left it.
+        (None, Some(reach)) => watermark <= reach,
+        (None, None) => watermark == applied,
     };
-    if is_ours {
+    if is_ours || watermark == Seq::ZERO {
         return Ok(());
     }
-    Err(StartError::OtherOwner { journal: identity.journal, watermark, applied: starting.applied() })
+    let flushed_by = moved_by.unwrap_or(owner);
+    Err(StartError::OtherOwner { journal: identity.journal, watermark, flushed_by, applied })
+}
+
+fn seen(Standing { owner, watermark, moved_by }: Standing) -> Seen {
+    Seen { owner, watermark, moved_by }
 }
 
 /// Waits for a store that is away.

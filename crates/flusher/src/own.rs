@@ -34,6 +34,7 @@ impl Own {
         let journal = self.claim.journal;
         match found {
             None => Err(FlushError::Forgot(format!("it has no row of journal {journal} any more"))),
+            // While it is the owner, nobody else moves the watermark.
             Some(Standing { owner, .. }) if owner != self.claim.owner => {
                 Err(self.of(&ApplyError::Fenced { journal, owner }))
             }
@@ -67,7 +68,8 @@ mod tests {
     fn a_row_is_ours_or_another_server_s_or_an_older_one() {
         let id = |byte: u8| OwnerId([byte; 16]);
         let own = Own::new(Claim { journal: JournalId([7; 16]), owner: id(3) }, vec![id(2), id(1)]);
-        let row = |owner: u8, seq: u64| Some(Standing { owner: id(owner), watermark: Seq(seq) });
+        let row =
+            |owner: u8, seq: u64| Some(Standing { owner: id(owner), watermark: Seq(seq), moved_by: None });
         for found in [row(3, 20), row(3, 21)] {
             assert!(own.check(found, Seq(20)).is_ok());
         }

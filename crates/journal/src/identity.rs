@@ -38,6 +38,20 @@ pub struct Owner {
     /// What the store holds under this owner up to here are records of this directory; `u64::MAX`
     /// while it is the newest start.
     pub upto: Seq,
+    /// It is a start of another directory, from which the journal was taken back before it had
+    /// flushed anything: whatever it did flush is not of this one.
+    pub foreign: bool,
+}
+
+/// The journal's row in the store, as a start finds it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// Who owns the journal.
+    pub owner: OwnerId,
+    /// Up to where the store holds it.
+    pub watermark: Seq,
+    /// Who flushed up to there, where the store tells.
+    pub moved_by: Option<OwnerId>,
 }
 
 /// A start that goes on.
@@ -58,6 +72,8 @@ struct Stored {
 struct StoredOwner {
     id: String,
     upto: Option<u64>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    foreign: bool,
 }
 
 impl Identity {
@@ -68,19 +84,30 @@ impl Identity {
         self.owners.iter().find(|known| known.id == owner).map(|known| known.upto)
     }
 
-    /// Remembers a start, at which the newest record is `last`. `seen` is who owns the journal in
-    /// the store, and the watermark, up to which all is of this directory.
-    pub(crate) fn add_owner(&mut self, owner: OwnerId, last: Seq, seen: Option<(OwnerId, Seq)>) {
+    /// Up to where records are of this directory if `owner` flushed them; `None` where it is no
+    /// start of this directory, or none that it still knows.
+    #[must_use]
+    pub fn reach_of_start(&self, owner: OwnerId) -> Option<Seq> {
+        let start = self.owners.iter().find(|known| known.id == owner && !known.foreign);
+        start.map(|known| known.upto)
+    }
+
+    /// Remembers a start, at which the newest record is `last`. `seen` is the journal's row in the
+    /// store; all up to its watermark is of this directory.
+    pub(crate) fn add_owner(&mut self, owner: OwnerId, last: Seq, seen: Option<Seen>) {
         for known in &mut self.owners {
             known.upto = known.upto.min(last);
         }
         self.owners.retain(|known| known.id != owner);
-        if let Some((id, upto)) = seen.filter(|(id, _)| self.reach_of(*id).is_none()) {
-            self.owners.insert(0, Owner { id, upto });
+        if let Some(Seen { owner: id, watermark: upto, .. }) =
+            seen.filter(|seen| self.reach_of(seen.owner).is_none())
+        {
+            self.owners.insert(0, Owner { id, upto, foreign: true });
         }
-        self.owners.insert(0, Owner { id: owner, upto: GOES_ON });
+        self.owners.insert(0, Owner { id: owner, upto: GOES_ON, foreign: false });
+        let in_the_row = |id: OwnerId| seen.is_some_and(|seen| seen.owner == id || seen.moved_by == Some(id));
         while self.owners.len() > OWNERS {
-            let oldest = self.owners.iter().rposition(|known| Some(known.id) != seen.map(|(id, _)| id));
+            let oldest = self.owners.iter().rposition(|known| !in_the_row(known.id));
             self.owners.remove(oldest.unwrap_or(OWNERS));
         }
     }
@@ -111,7 +138,10 @@ impl Identity {
             owners: stored
                 .owners
                 .iter()
-                .map(|owner| Ok(Owner { id: id(&owner.id)?, upto: owner.upto.map_or(GOES_ON, Seq) }))
+                .map(|owner| {
+                    let (id, upto) = (id(&owner.id)?, owner.upto.map_or(GOES_ON, Seq));
+                    Ok(Owner { id, upto, foreign: owner.foreign })
+                })
                 .collect::<Result<_, OpenError>>()?,
         }))
     }
@@ -138,6 +168,7 @@ impl Identity {
                 .map(|owner| StoredOwner {
                     id: owner.id.to_string(),
                     upto: Some(owner.upto.0).filter(|_| owner.upto != GOES_ON),
+                    foreign: owner.foreign,
                 })
                 .collect(),
         };
@@ -160,13 +191,18 @@ mod tests {
         OwnerId([number; 16])
     }
 
+    fn seen(owner: u8, watermark: u64, moved_by: Option<u8>) -> Option<Seen> {
+        Some(Seen { owner: id(owner), watermark: Seq(watermark), moved_by: moved_by.map(id) })
+    }
+
     #[test]
-    fn the_owner_that_the_store_knows_is_not_forgotten_among_many_starts() {
+    fn the_owners_that_the_store_knows_are_not_forgotten_among_many_starts() {
         let mut identity = Identity { journal: JOURNAL, store: None, previous: None, owners: Vec::new() };
         for number in 1..=99 {
-            identity.add_owner(id(number), Seq(10 * u64::from(number)), Some((id(3), Seq(30))));
+            identity.add_owner(id(number), Seq(10 * u64::from(number)), seen(3, 30, Some(2)));
         }
         assert_eq!(identity.owners.len(), OWNERS);
+        assert_eq!(identity.reach_of_start(id(2)), Some(Seq(30)), "it flushed last");
         assert_eq!(identity.reach_of(id(99)), Some(GOES_ON));
         assert_eq!(identity.reach_of(id(98)), Some(Seq(990)), "the next one began there");
         assert!(identity.reach_of(id(3)).is_some());
@@ -180,12 +216,15 @@ mod tests {
     fn of_another_directory_only_what_was_seen_is_ours() {
         let mut identity = Identity { journal: JOURNAL, store: None, previous: None, owners: Vec::new() };
         identity.add_owner(id(1), Seq(0), None);
-        identity.add_owner(id(2), Seq(20), Some((id(9), Seq(12))));
+        identity.add_owner(id(2), Seq(20), seen(9, 12, Some(1)));
         let reaches = [1, 2, 9].map(|number| identity.reach_of(id(number)));
         assert_eq!(reaches, [Some(Seq(20)), Some(GOES_ON), Some(Seq(12))]);
         // Seen again, it brought nothing more of ours into the store.
-        identity.add_owner(id(3), Seq(30), Some((id(9), Seq(12))));
+        identity.add_owner(id(3), Seq(30), seen(9, 12, Some(1)));
         let reaches = [2, 9].map(|number| identity.reach_of(id(number)));
         assert_eq!(reaches, [Some(Seq(30)), Some(Seq(12))]);
+        // What it flushed never is.
+        let reaches = [1, 2, 9].map(|number| identity.reach_of_start(id(number)));
+        assert_eq!(reaches, [Some(Seq(20)), Some(Seq(30)), None]);
     }
 }

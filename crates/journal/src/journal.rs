@@ -12,7 +12,7 @@ use crate::begun::Begun;
 use crate::disk::{Disk, DiskFile, Job};
 use crate::error::{Fatal, NoRoom};
 use crate::format::{Kind, RECORDS_START, Record, RecordBuffer, SegmentHeader, record_bytes, segment_name};
-use crate::identity::Identity;
+use crate::identity::{Identity, Seen};
 use crate::keep::{Sightings, date, surplus};
 use crate::prepare::Preparation;
 
@@ -215,13 +215,13 @@ impl<D: Disk> Journal<D> {
         self.identity.write(&self.disk)
     }
 
-    /// Remembers, durably, that `owner` is about to take the journal over in the store from the
-    /// owner in `seen`, beside which stands the store's watermark. To be called before the store
-    /// hears of it, and when all up to that watermark is known to be of this directory.
+    /// Remembers, durably, that `owner` is about to take the journal over in the store, whose row
+    /// of it is as `seen`. To be called before the store hears of it, and when all up to the row's
+    /// watermark is known to be of this directory.
     ///
     /// # Errors
     /// See [`Fatal`].
-    pub fn set_owner(&mut self, owner: OwnerId, seen: Option<(OwnerId, Seq)>) -> Result<(), Fatal> {
+    pub fn set_owner(&mut self, owner: OwnerId, seen: Option<Seen>) -> Result<(), Fatal> {
         self.identity.add_owner(owner, self.last, seen);
         self.identity.write(&self.disk)
     }

@@ -25,7 +25,7 @@ pub use data_dir::{DataDir, DataDirError};
 pub use disk::{Disk, DiskFile, Job};
 pub use error::{Fatal, NoRoom, OpenError};
 pub use format::{Kind, Record, RecordBuffer};
-pub use identity::{Identity, Owner};
+pub use identity::{Identity, Owner, Seen};
 pub use journal::{Entropy, Journal, Options, max_payload_bytes};
 pub use reading::{SegmentReport, TailEnd, read_all};
 pub use real_disk::RealDisk;

@@ -41,8 +41,6 @@ pub(crate) struct Db {
     pub(crate) counters: BTreeMap<String, i64>,
     pub(crate) journals: BTreeMap<JournalId, Standing>,
     pub(crate) pasts: BTreeMap<JournalId, Past>,
-    /// Who moved each watermark to where it is; the product's table doesn't tell.
-    pub(crate) movers: BTreeMap<JournalId, OwnerId>,
     pub(crate) set_aside: Vec<Aside>,
     ids: BTreeMap<String, Kept>,
 }
@@ -125,7 +123,9 @@ impl Db {
         }
         if standing.watermark == *from || sabotage == Some(Sabotage::NoCompareAndSet) {
             standing.watermark = *upto;
-            self.movers.insert(claim.journal, claim.owner);
+            if standing.moved_by.is_none() || sabotage != Some(Sabotage::KeepMover) {
+                standing.moved_by = Some(claim.owner);
+            }
             return None;
         }
         if standing.watermark == *upto {

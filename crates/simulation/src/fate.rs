@@ -27,7 +27,7 @@ impl World {
             }
             6 => lock(&self.common.server).land_late(),
             7 if plan.failovers && self.rng.u32(..2) == 0 => {
-                self.fail_over();
+                self.fail_over(None);
             }
             8 if plan.full => {
                 let mut machine = lock(&self.sites[at].machine);
@@ -60,14 +60,18 @@ impl World {
                     skew_ms: self.sites[at].skew_ms,
                     handed_over: Vec::new(),
                 });
+                if plan.failovers && self.apart.u32(..2) == 0 {
+                    return self.go_apart(at);
+                }
             }
             _ => {}
         }
         Ok(())
     }
 
-    fn fail_over(&mut self) {
-        let lost = lock(&self.common.server).fail_over();
+    /// The last `most` commits are lost, or any number of them.
+    pub(crate) fn fail_over(&mut self, most: Option<usize>) {
+        let lost = lock(&self.common.server).fail_over(most);
         self.failed_over |= lost > 0;
         self.count("failovers");
         // Whoever had to give way to a copy may be the one who goes on now.
@@ -120,7 +124,7 @@ impl World {
         self.settle()?;
         if self.plan.failovers && self.rng.bool() {
             // With nothing to flush.
-            self.fail_over();
+            self.fail_over(None);
             lock(&self.common.clock).pass(crate::running::MAX_AGE);
             self.settle()?;
         }
@@ -208,7 +212,7 @@ impl World {
     fn compare_totals(&mut self) -> Result<(), Broken> {
         let copied_at = self.copied_at.unwrap_or(u64::MAX);
         let sites: Vec<_> = self.sites.iter().map(|site| (site.lost, site.displaced)).collect();
-        let lost = sites.iter().any(|(lost, _)| *lost) || lock(&self.common.server).coincidence;
+        let lost = sites.iter().any(|(lost, _)| *lost);
         // What a displaced copy took after the copying is in its journal alone, as it says itself.
         let sure = |op: &Op| !lost && op.acked.iter().any(|&(site, step)| !sites[site].1 || step < copied_at);
         let db = lock(&self.common.server).db.clone();

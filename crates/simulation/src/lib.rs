@@ -4,6 +4,7 @@
 //! simulated. While a world lives, whatever can go wrong does; then it heals, and a model that
 //! counted by itself says whether the promises held.
 
+mod apart;
 mod clock;
 mod db;
 mod disk;

@@ -139,7 +139,6 @@ pub(crate) fn start(
         journal.last(),
         journal.applied()
     );
-    lock(&common.server).look_for_coincidence(journal.identity(), journal.applied());
     let starting = Starting::new(journal, settings.limits, settings.policy, rng.u64(..));
     let engine = Engine::new(1, journal::max_payload_bytes(settings.segment_bytes), MAX_AGE);
     let connect = || SimStore { server: Arc::clone(&common.server), process: Arc::clone(process) };

@@ -35,6 +35,8 @@ pub enum Sabotage {
     CountWrittenOff,
     ForgetIdsAtStart,
     CloseTooSoon,
+    KeepMover,
+    IgnoreMover,
 }
 
 impl Sabotage {
@@ -68,6 +70,8 @@ impl Sabotage {
         Self::CountWrittenOff,
         Self::ForgetIdsAtStart,
         Self::CloseTooSoon,
+        Self::KeepMover,
+        Self::IgnoreMover,
     ];
 
     /// Its name and what it does.
@@ -117,6 +121,10 @@ impl Sabotage {
                 ("count-written-off", "a journal that was written off counts what ids can't tell any more")
             }
             Self::CloseTooSoon => ("close-too-soon", "a stop says that nothing is pending, whatever is"),
+            Self::KeepMover => ("keep-mover", "the watermark moves, and who moved it stays who first did"),
+            Self::IgnoreMover => {
+                ("ignore-mover", "nobody asks who moved the watermark, only who owns the journal")
+            }
             Self::ForgetIdsAtStart => ("forget-ids-at-start", "a start doesn't load ids from the store"),
         }
     }

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use counter::{Applied, Batch, Fingerprint, JournalId, Seq, StoreId};
 use fastrand::Rng;
-use journal::Identity;
 use store::{
     ApplyError, Claim, ClaimError, LoadError, PageQuery, Purge, Purged, Snapshot, Standing, Store,
     StoreError, StoreReader,
@@ -36,15 +35,14 @@ pub(crate) struct Server {
     pub(crate) db: Db,
     /// Older states, the newest last, and when each was left.
     history: VecDeque<(Db, Duration)>,
+    /// How many commits there have been.
+    pub(crate) commits: usize,
     /// So many commits a failover may lose.
     pub(crate) history_len: usize,
     /// Journals whose watermark a failover set back: when the first lost one was committed.
     pub(crate) lost: BTreeMap<JournalId, Duration>,
     /// How far each journal ever was.
     pub(crate) highest: BTreeMap<JournalId, Seq>,
-    /// After a copy and a failover, the copy has flushed up to where the other directory had: it
-    /// can't tell, see docs/reliability.md.
-    pub(crate) coincidence: bool,
     /// A failover forgot the claim of a journal that was new or had been closed: until its server
     /// notices, ids are not kept for it.
     pub(crate) forgot_claim: bool,
@@ -69,10 +67,10 @@ impl Server {
             id,
             db: Db::default(),
             history: VecDeque::new(),
+            commits: 0,
             history_len: 0,
             lost: BTreeMap::new(),
             highest: BTreeMap::new(),
-            coincidence: false,
             forgot_claim: false,
             up: true,
             faults: StoreFaults::default(),
@@ -99,20 +97,10 @@ impl Server {
         }
     }
 
-    /// Looks whether a directory is about to take the records of another one for its own. Who moved the
-    /// watermark need not be who owns the journal now: a start claims it anew and may flush nothing.
-    pub(crate) fn look_for_coincidence(&mut self, identity: &Identity, applied: Seq) {
-        let Some(Standing { owner, watermark }) = self.db.journals.get(&identity.journal) else { return };
-        let unknown = identity.reach_of(*owner).is_none();
-        let mover = self.db.movers.get(&identity.journal);
-        let foreign =
-            mover.is_some_and(|mover| identity.reach_of(*mover).is_none_or(|reach| reach < *watermark));
-        self.coincidence |= unknown && *watermark == applied && foreign;
-    }
-
-    /// Another server takes over that lacks the last commits; how many.
-    pub(crate) fn fail_over(&mut self) -> usize {
-        let lost = self.rng.usize(..=self.history.len());
+    /// Another server takes over that lacks the last commits, `most` of them or any number; how many.
+    pub(crate) fn fail_over(&mut self, most: Option<usize>) -> usize {
+        let len = self.history.len();
+        let lost = most.map_or_else(|| self.rng.usize(..=len), |most| most.min(len));
         self.late.clear();
         for _ in 0..lost {
             let Some((older, at)) = self.history.pop_back() else { break };
@@ -130,7 +118,15 @@ impl Server {
         lost
     }
 
+    /// A journal's row as an instance sees it.
+    fn shown(&self, journal: JournalId) -> Option<Standing> {
+        let row = self.db.journals.get(&journal).copied()?;
+        let told = row.moved_by.filter(|_| self.sabotage != Some(Sabotage::IgnoreMover));
+        Some(Standing { moved_by: told, ..row })
+    }
+
     fn remember(&mut self, before: Db) {
+        self.commits += 1;
         self.history.push_back((before, lock(&self.clock).elapsed));
         if self.history.len() > self.history_len {
             self.history.pop_front();
@@ -271,21 +267,26 @@ impl Store for SimStore {
     }
 
     fn standing(&mut self, journal: JournalId) -> Result<Option<Standing>, StoreError> {
-        self.read(|server| server.db.journals.get(&journal).copied())
+        self.read(|server| server.shown(journal))
     }
 
     fn claim(&mut self, claim: &Claim, seen: Option<Standing>) -> Result<(), ClaimError> {
         self.process.step();
         let mut server = lock(&self.server);
         server.check_up()?;
-        let found = server.db.journals.get(&claim.journal).copied();
-        let ours = Standing { owner: claim.owner, watermark: seen.map_or(Seq::ZERO, |seen| seen.watermark) };
+        let found = server.shown(claim.journal);
+        let ours = Standing {
+            owner: claim.owner,
+            watermark: seen.map_or(Seq::ZERO, |seen| seen.watermark),
+            moved_by: seen.and_then(|seen| seen.moved_by),
+        };
         if found != seen && found != Some(ours) {
             return Err(ClaimError::Moved);
         }
         let before = server.db.clone();
         note!(server.log, "store: claim of {} at {}", claim.journal, ours.watermark);
-        server.db.journals.insert(claim.journal, ours);
+        let moved_by = server.db.journals.get(&claim.journal).and_then(|row| row.moved_by);
+        server.db.journals.insert(claim.journal, Standing { moved_by, ..ours });
         let now_ms = lock(&server.clock).right_ms();
         let past = server.db.pasts.entry(claim.journal).or_default();
         past.flushed_ms = past.flushed_ms.min(now_ms);

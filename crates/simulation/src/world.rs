@@ -51,6 +51,8 @@ pub(crate) struct Site {
 
 pub(crate) struct World {
     pub(crate) rng: Rng,
+    /// For what came to the simulation later, so that older seeds mean what they meant.
+    pub(crate) apart: Rng,
     pub(crate) plan: Plan,
     pub(crate) common: Common,
     pub(crate) sites: Vec<Site>,
@@ -93,6 +95,7 @@ impl World {
         let model = Model::new(plan.keys);
         let mut world = Self {
             rng,
+            apart: Rng::with_seed(!seed.rotate_left(7)),
             plan,
             common,
             sites,
@@ -341,14 +344,13 @@ impl World {
             if key == EDGE && self.plan.edge {
                 continue;
             }
-            let told = !lock(&self.common.server).coincidence;
             // A repetition may lie in another instance's journal alone. Where the store forgot it, this
             // one lacks it until that one has brought it in again.
             let failed_over = self.failed_over;
             let known = |op: &Op| {
                 let here = |ack: &&(usize, u64)| ack.0 == at && ack.1 < asked_at;
                 let mut acks = op.acked.iter().filter(here);
-                told && !op.twin && acks.any(|ack| !failed_over || !op.replays.contains(ack))
+                !op.twin && acks.any(|ack| !failed_over || !op.replays.contains(ack))
             };
             let (low, high) = self.model.bounds_meanwhile(key, known);
             let shown = i128::from(total.unwrap_or(0));

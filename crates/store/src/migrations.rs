@@ -18,8 +18,10 @@ macro_rules! migrations {
     };
 }
 
-pub(crate) const POSTGRES: &[Migration] = migrations!("postgres": 1 "0001_totals", 2 "0002_purge");
-pub(crate) const SQLITE: &[Migration] = migrations!("sqlite": 1 "0001_totals", 2 "0002_purge");
+pub(crate) const POSTGRES: &[Migration] =
+    migrations!("postgres": 1 "0001_totals", 2 "0002_purge", 3 "0003_moved_by");
+pub(crate) const SQLITE: &[Migration] =
+    migrations!("sqlite": 1 "0001_totals", 2 "0002_purge", 3 "0003_moved_by");
 
 /// The steps that a database at `version` still lacks (0: it is empty).
 pub(crate) fn outstanding(

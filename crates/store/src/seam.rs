@@ -70,6 +70,10 @@ pub struct Standing {
     pub owner: OwnerId,
     /// The highest seq of the journal that the store holds.
     pub watermark: Seq,
+    /// The start that moved the watermark to where it is; it need not be the owner, who may have
+    /// flushed nothing yet. `None` before the first flush, or where a version moved it that didn't
+    /// tell.
+    pub moved_by: Option<OwnerId>,
 }
 
 /// Which start of which journal writes.
@@ -146,7 +150,8 @@ pub trait Store: Send {
     ) -> Result<Seq, LoadError>;
 
     /// Applies `batch` in one transaction: the watermark moves from `batch.from()` to
-    /// `batch.upto()` (if `claim` still owns the journal), ids in order, keys in order. Where the
+    /// `batch.upto()` (if `claim` still owns the journal), with the owner beside it as who moved
+    /// it; ids in order, keys in order. Where the
     /// watermark is found at `batch.upto()` already, an earlier attempt was committed, and the
     /// totals are read. What the store refuses for good (a total past 64 bits, a constraint) is
     /// set aside in the same transaction.

@@ -19,6 +19,7 @@ on_both!(
     many_batches_add_up_exactly,
     a_batch_that_comes_again_counts_once,
     a_batch_without_rows_moves_the_watermark,
+    who_moved_the_watermark_stands_beside_it,
     another_owner_fences,
     a_store_that_went_back_is_noticed,
     two_instances_share_keys_without_deadlock,
@@ -31,7 +32,7 @@ fn a_new_store_is_made_once_and_keeps_its_id(fixture: &Fixture) {
     assert_eq!(again.prepare().unwrap(), id);
     assert_eq!(again.prepare().unwrap(), id);
     assert_eq!(fixture.sql("SELECT id FROM store"), id.to_string());
-    assert_eq!(fixture.sql("SELECT number FROM migrations"), "1\n2");
+    assert_eq!(fixture.sql("SELECT number FROM migrations"), "1\n2\n3");
 }
 
 fn many_starts_at_once_migrate_once(fixture: &Fixture) {
@@ -61,7 +62,7 @@ fn a_claim_is_a_compare_and_set(fixture: &Fixture) {
     // The answer got lost, and it is made again.
     store.claim(&claim, None).unwrap();
     let seen = store.standing(claim.journal).unwrap();
-    assert_eq!(seen, Some(Standing { owner: claim.owner, watermark: Seq(0) }));
+    assert_eq!(seen, Some(Standing { owner: claim.owner, watermark: Seq(0), moved_by: None }));
 
     let next = Claim { owner: new_claim().owner, ..claim };
     assert!(matches!(store.claim(&next, None), Err(ClaimError::Moved)));
@@ -72,7 +73,8 @@ fn a_claim_is_a_compare_and_set(fixture: &Fixture) {
     store.claim(&next, seen).unwrap();
     let third = Claim { owner: new_claim().owner, ..claim };
     assert!(matches!(store.claim(&third, seen), Err(ClaimError::Moved)));
-    let standing = Standing { owner: next.owner, watermark: Seq(4) };
+    // A claim moves nothing.
+    let standing = Standing { owner: next.owner, watermark: Seq(4), moved_by: Some(claim.owner) };
     assert_eq!(store.standing(claim.journal).unwrap(), Some(standing));
 }
 
@@ -97,7 +99,10 @@ fn many_batches_add_up_exactly(fixture: &Fixture) {
         assert!(applied.duplicates.is_empty() && applied.set_aside.is_empty());
         seq = upto;
         let standing = store.standing(claim.journal).unwrap().unwrap();
-        assert_eq!(standing, Standing { owner: claim.owner, watermark: Seq(seq) });
+        assert_eq!(
+            standing,
+            Standing { owner: claim.owner, watermark: Seq(seq), moved_by: Some(claim.owner) }
+        );
     }
     let mut loaded = BTreeMap::new();
     let watermark = store.load(claim.journal, &mut |key, value| {
@@ -129,6 +134,42 @@ fn a_batch_without_rows_moves_the_watermark(fixture: &Fixture) {
         assert_eq!(store.apply(&claim, &batch).unwrap(), Applied::default());
     }
     assert_eq!(store.standing(claim.journal).unwrap().unwrap().watermark, Seq(3));
+}
+
+fn who_moved_the_watermark_stands_beside_it(fixture: &Fixture) {
+    let (mut store, first) = fixture.claimed();
+    fixture.refuse_thirteen();
+    let batches = [
+        plain(0, 1, &[("a", 1)]),
+        plain(1, 2, &[]),
+        Building::default().unit("u", 1, &[("a", 1)]).batch(2, 3),
+        plain(3, 4, &[("a", 1), ("b", 13)]),
+    ];
+    let mut claim = first;
+    for batch in &batches {
+        let before = store.standing(claim.journal).unwrap();
+        claim = Claim { owner: new_claim().owner, ..claim };
+        store.claim(&claim, before).unwrap();
+        let moved_by =
+            |store: &mut Box<dyn store::Store>| store.standing(claim.journal).unwrap().unwrap().moved_by;
+        assert_eq!(moved_by(&mut store), before.unwrap().moved_by, "a claim moves nothing");
+        store.apply(&claim, batch).unwrap();
+        assert_eq!(moved_by(&mut store), Some(claim.owner));
+    }
+    // Another one has brought it to the same place since it was looked at.
+    let seen = store.standing(claim.journal).unwrap();
+    fixture.sql(&format!("UPDATE journals SET moved_by = '{}'", new_claim().owner));
+    let next = Claim { owner: new_claim().owner, ..claim };
+    assert!(matches!(store.claim(&next, seen), Err(ClaimError::Moved)));
+    // A version that didn't tell.
+    fixture.sql("UPDATE journals SET moved_by = NULL");
+    assert!(matches!(store.claim(&next, seen), Err(ClaimError::Moved)));
+    let seen = store.standing(claim.journal).unwrap();
+    assert_eq!(seen.unwrap().moved_by, None);
+    store.claim(&next, seen).unwrap();
+    fixture.sql("UPDATE journals SET moved_by = 'nobody'");
+    let damaged = store.standing(claim.journal).unwrap_err();
+    assert!(damaged.to_string().contains("the table `journals` is damaged"), "{damaged}");
 }
 
 fn another_owner_fences(fixture: &Fixture) {

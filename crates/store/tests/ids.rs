@@ -237,7 +237,7 @@ fn what_was_closed_is_not_waited_for_until_it_is_claimed(fixture: &Fixture) {
 
     // Claimed, it may take requests at once; their times are not before the claim's.
     let again = Claim { owner: OwnerId::random().unwrap(), ..other };
-    let seen = Some(Standing { owner: other.owner, watermark: Seq::ZERO });
+    let seen = Some(Standing { owner: other.owner, watermark: Seq::ZERO, moved_by: None });
     other_store.claim(&again, seen).unwrap();
     let past = "SELECT count(*) FROM journals WHERE flushed_past < '2500-01-01'";
     assert_eq!(fixture.sql(past), "2");

@@ -118,7 +118,7 @@ fn others_are_all_but_oneself(fixture: &Fixture) {
     store.apply(&claim, &plain(0, 7, &[("a", 1)])).unwrap();
     assert_eq!(reader.others(claim.journal).unwrap(), [(other.journal, Seq(0))]);
     assert_eq!(reader.others(other.journal).unwrap(), [(claim.journal, Seq(7))]);
-    let row = Standing { owner: claim.owner, watermark: Seq(7) };
+    let row = Standing { owner: claim.owner, watermark: Seq(7), moved_by: Some(claim.owner) };
     assert_eq!(reader.standing(claim.journal).unwrap(), Some(row));
     assert_eq!(reader.standing(JournalId([99; 16])).unwrap(), None);
 }

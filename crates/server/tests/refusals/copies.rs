@@ -109,7 +109,7 @@ fn a_server_that_was_fenced_does_not_take_the_journal_back() {
 
     for _ in 0..2 {
         let words =
-            ["another server has taken over this journal", "up to seq 6", "after seq 0", "--data-dir"];
+            ["another server has taken over this journal", "holds journal", "up to seq 6", "--data-dir"];
         assert_refused(&home, &words);
     }
     count(&second, "shared", 1);

@@ -10,12 +10,12 @@ use crate::support::{Answer, Database, Home, Server, Totals, until};
 use crate::tools::{ask_command, assert_says, count, gives_up, hoarding_home, postgres, refusal};
 
 /// A store that can be put back to what it was. No server may run.
-trait Restorable {
+pub(crate) trait Restorable {
     fn keep(&self);
     fn bring_back(&self);
 }
 
-struct SqliteFile<'a>(&'a Path);
+pub(crate) struct SqliteFile<'a>(pub(crate) &'a Path);
 
 impl Restorable for SqliteFile<'_> {
     fn keep(&self) {
@@ -31,7 +31,7 @@ impl Restorable for SqliteFile<'_> {
     }
 }
 
-struct PostgresDatabase<'a>(&'a ThrowawayPostgres, &'a str);
+pub(crate) struct PostgresDatabase<'a>(pub(crate) &'a ThrowawayPostgres, pub(crate) &'a str);
 
 impl PostgresDatabase<'_> {
     /// Of a killed server a session may be left for a moment.

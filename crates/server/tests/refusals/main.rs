@@ -12,6 +12,7 @@ mod few_files;
 mod forgetful_stores;
 mod full_disk;
 mod limits;
+mod movers;
 mod other_stores;
 mod start;
 mod store_at_start;

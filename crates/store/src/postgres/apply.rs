@@ -31,7 +31,7 @@ use crate::{ApplyError, Claim, StoreError};
 /// what that one left, and ON CONFLICT adds to the newest version of a row.
 const MOVE_AND_ADD: &str = "
     WITH moved AS (
-        UPDATE journals SET seq = $4, flushed_at = now()
+        UPDATE journals SET seq = $4, moved_by = $2, flushed_at = now()
          WHERE id = $1 AND owner = $2 AND seq = $3
         RETURNING id
     )

@@ -9,6 +9,7 @@ use tokio_postgres::Row;
 use super::faults::Fault;
 use super::session::Session;
 use super::transaction::fingerprint;
+use super::writer::damaged;
 use crate::expiry::Expiry;
 use crate::plan::date_ms;
 use crate::{Claim, Purge, Purged};
@@ -145,5 +146,5 @@ fn ms(row: &Row, column: usize) -> Result<u64, Fault> {
 
 fn journal_id(row: &Row) -> Result<JournalId, Fault> {
     let id: &str = row.try_get(0)?;
-    id.parse().map_err(|error| Fault::Refused(format!("the table `journals` is damaged: {error}")))
+    id.parse().map_err(|error| damaged(&error))
 }

@@ -7,7 +7,7 @@ use super::faults::Fault;
 use super::limits::Limits;
 use super::link::Link;
 use super::session::Session;
-use super::writer::standing;
+use super::writer::{damaged, standing};
 use crate::pages::Bounds;
 use crate::url::PostgresPlace;
 use crate::{PageQuery, Snapshot, Standing, StoreError, StoreReader};
@@ -79,8 +79,7 @@ impl StoreReader for PostgresReader {
             let rows = session.client.query(&statement, &[&journal.to_string()]).await?;
             let other = |row: &tokio_postgres::Row| {
                 let id = row.try_get::<_, &str>(0)?.parse();
-                let id =
-                    id.map_err(|error| Fault::Refused(format!("the table `journals` is damaged: {error}")))?;
+                let id = id.map_err(|error| damaged(&error))?;
                 Ok((id, Seq::from_i64(row.try_get(1)?)))
             };
             rows.iter().map(other).collect()

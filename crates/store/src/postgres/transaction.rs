@@ -13,7 +13,8 @@ use crate::Claim;
 use crate::plan::{self, Known, Plan};
 
 const MOVE: &str = "
-    UPDATE journals SET seq = $4, flushed_at = now() WHERE id = $1 AND owner = $2 AND seq = $3
+    UPDATE journals SET seq = $4, moved_by = $2, flushed_at = now()
+     WHERE id = $1 AND owner = $2 AND seq = $3
     RETURNING (extract(epoch FROM written_off) * 1000)::bigint";
 
 pub(crate) const ADD: &str = "

@@ -1,6 +1,6 @@
 //! The connection over which an instance writes.
 
-use counter::{Applied, Batch, Fingerprint, JournalId, Seq, StoreId};
+use counter::{Applied, Batch, Fingerprint, IdError, JournalId, OwnerId, Seq, StoreId};
 use tokio_postgres::Row;
 
 use super::faults::Fault;
@@ -72,16 +72,24 @@ impl Store for PostgresStore {
 
 /// The journal's row.
 pub(crate) async fn standing(session: &Session, journal: JournalId) -> Result<Option<Standing>, Fault> {
-    let statement = session.statement("SELECT owner, seq FROM journals WHERE id = $1").await?;
+    let statement = session.statement("SELECT owner, seq, moved_by FROM journals WHERE id = $1").await?;
     let row = session.client.query_opt(&statement, &[&journal.to_string()]).await?;
     row.map(|row| read_standing(&row)).transpose()
 }
 
 fn read_standing(row: &Row) -> Result<Standing, Fault> {
-    let owner: &str = row.try_get(0)?;
-    let owner =
-        owner.parse().map_err(|error| Fault::Refused(format!("the table `journals` is damaged: {error}")))?;
-    Ok(Standing { owner, watermark: Seq::from_i64(row.try_get(1)?) })
+    let id = |text: &str| text.parse::<OwnerId>().map_err(|error| damaged(&error));
+    let moved_by: Option<&str> = row.try_get(2)?;
+    Ok(Standing {
+        owner: id(row.try_get(0)?)?,
+        watermark: Seq::from_i64(row.try_get(1)?),
+        moved_by: moved_by.map(id).transpose()?,
+    })
+}
+
+/// The journals' table holds what no version writes.
+pub(crate) fn damaged(error: &IdError) -> Fault {
+    Fault::Refused(format!("the table `journals` is damaged: {error}"))
 }
 
 /// Whether the row is the claimer's now. An earlier attempt of the same claim, whose answer was
@@ -93,14 +101,15 @@ async fn take(session: &Session, claim: &Claim, seen: Option<Standing>) -> Resul
         let made = session.client.execute(&session.statement(make).await?, &[&journal, &owner]).await?;
         return Ok(made == 1
             || standing(session, claim.journal).await?
-                == Some(Standing { owner: claim.owner, watermark: Seq::ZERO }));
+                == Some(Standing { owner: claim.owner, watermark: Seq::ZERO, moved_by: None }));
     };
     // A journal that was closed takes requests again from now on.
     let take = "UPDATE journals SET owner = $2, claimed_at = now(), \
                  flushed_past = CASE WHEN flushed_past > now() THEN now() ELSE flushed_past END \
-                 WHERE id = $1 AND owner IN ($3, $2) AND seq = $4";
+                 WHERE id = $1 AND owner IN ($3, $2) AND seq = $4 AND moved_by IS NOT DISTINCT FROM $5";
     let (before, seq) = (seen.owner.to_string(), seen.watermark.as_i64());
-    let taken =
-        session.client.execute(&session.statement(take).await?, &[&journal, &owner, &before, &seq]).await?;
+    let moved_by = seen.moved_by.map(|moved_by| moved_by.to_string());
+    let take = session.statement(take).await?;
+    let taken = session.client.execute(&take, &[&journal, &owner, &before, &seq, &moved_by]).await?;
     Ok(taken == 1)
 }

@@ -13,7 +13,7 @@ use crate::settle::committed_before;
 use crate::{ApplyError, Claim, StoreError};
 
 const MOVE: &str = "
-    UPDATE journals SET seq = ?4, flushed_at = strftime('%Y-%m-%dT%H:%M:%fZ', 'now')
+    UPDATE journals SET seq = ?4, moved_by = ?2, flushed_at = strftime('%Y-%m-%dT%H:%M:%fZ', 'now')
      WHERE id = ?1 AND owner = ?2 AND seq = ?3
     RETURNING CAST(round(unixepoch(written_off, 'subsec') * 1000) AS INTEGER)";
 

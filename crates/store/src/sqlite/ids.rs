@@ -4,6 +4,7 @@ use counter::{Fingerprint, JournalId, Seq};
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior, params};
 
 use super::faults::Fault;
+use super::writer::damaged;
 use crate::expiry::Expiry;
 use crate::plan::date_ms;
 use crate::{Claim, Purge, Purged};
@@ -132,5 +133,5 @@ fn ms(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
 }
 
 fn journal_id(id: &str) -> Result<JournalId, Fault> {
-    id.parse().map_err(|error| Fault::Refused(format!("the table `journals` is damaged: {error}")))
+    id.parse().map_err(|error| damaged(&error))
 }

@@ -8,7 +8,7 @@ use rusqlite::{OptionalExtension, TransactionBehavior, params};
 
 use super::faults::Fault;
 use super::file::{File, Use};
-use super::writer::standing;
+use super::writer::{damaged, standing};
 use crate::pages::Bounds;
 use crate::{PageQuery, Snapshot, Standing, StoreError, StoreReader};
 
@@ -56,9 +56,7 @@ impl SqliteReader {
             statement.query_map([journal.to_string()], |row| Ok((row.get::<_, String>(0)?, row.get(1)?)))?;
         rows.map(|row| {
             let (id, seq) = row?;
-            let id = id
-                .parse()
-                .map_err(|error| Fault::Refused(format!("the table `journals` is damaged: {error}")))?;
+            let id = id.parse().map_err(|error| damaged(&error))?;
             Ok((id, Seq::from_i64(seq)))
         })
         .collect()

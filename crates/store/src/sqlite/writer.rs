@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use counter::{Applied, Batch, Fingerprint, JournalId, Seq, StoreId};
+use counter::{Applied, Batch, Fingerprint, IdError, JournalId, OwnerId, Seq, StoreId};
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 
 use super::faults::Fault;
@@ -70,12 +70,20 @@ impl Store for SqliteStore {
 
 /// The journal's row.
 pub(crate) fn standing(connection: &Connection, journal: JournalId) -> Result<Option<Standing>, Fault> {
-    let mut statement = connection.prepare_cached("SELECT owner, seq FROM journals WHERE id = ?1")?;
-    let row = statement.query_row([journal.to_string()], |row| Ok((row.get::<_, String>(0)?, row.get(1)?)));
-    let Some((owner, seq)) = row.optional()? else { return Ok(None) };
-    let owner =
-        owner.parse().map_err(|error| Fault::Refused(format!("the table `journals` is damaged: {error}")))?;
-    Ok(Some(Standing { owner, watermark: Seq::from_i64(seq) }))
+    let mut statement =
+        connection.prepare_cached("SELECT owner, seq, moved_by FROM journals WHERE id = ?1")?;
+    let row = statement.query_row([journal.to_string()], |row| {
+        Ok((row.get::<_, String>(0)?, row.get(1)?, row.get::<_, Option<String>>(2)?))
+    });
+    let Some((owner, seq, moved_by)) = row.optional()? else { return Ok(None) };
+    let id = |text: String| text.parse::<OwnerId>().map_err(|error| damaged(&error));
+    let moved_by = moved_by.map(id).transpose()?;
+    Ok(Some(Standing { owner: id(owner)?, watermark: Seq::from_i64(seq), moved_by }))
+}
+
+/// The journals' table holds what no version writes.
+pub(crate) fn damaged(error: &IdError) -> Fault {
+    Fault::Refused(format!("the table `journals` is damaged: {error}"))
 }
 
 /// Whether the row is the claimer's now. An earlier attempt of the same claim, whose answer was
@@ -85,16 +93,17 @@ fn take(connection: &Connection, claim: &Claim, seen: Option<Standing>) -> Resul
     let Some(seen) = seen else {
         let make = "INSERT INTO journals (id, owner, seq) VALUES (?1, ?2, 0) ON CONFLICT (id) DO NOTHING";
         let made = connection.execute(make, [&journal, &owner])?;
-        let ours = Standing { owner: claim.owner, watermark: Seq::ZERO };
+        let ours = Standing { owner: claim.owner, watermark: Seq::ZERO, moved_by: None };
         return Ok(made == 1 || standing(connection, claim.journal)? == Some(ours));
     };
     // A journal that was closed takes requests again from now on.
     let take = "UPDATE journals SET owner = ?2, claimed_at = strftime('%Y-%m-%dT%H:%M:%fZ', 'now'), \
                  flushed_past = CASE WHEN flushed_past > strftime('%Y-%m-%dT%H:%M:%fZ', 'now') \
                  THEN strftime('%Y-%m-%dT%H:%M:%fZ', 'now') ELSE flushed_past END \
-                 WHERE id = ?1 AND owner IN (?2, ?3) AND seq = ?4";
+                 WHERE id = ?1 AND owner IN (?2, ?3) AND seq = ?4 AND moved_by IS ?5";
     let (before, seq) = (seen.owner.to_string(), seen.watermark.as_i64());
-    Ok(connection.execute(take, params![journal, owner, before, seq])? == 1)
+    let moved_by = seen.moved_by.map(|moved_by| moved_by.to_string());
+    Ok(connection.execute(take, params![journal, owner, before, seq, moved_by])? == 1)
 }
 
 /// The inner error is the receiver's reason to stop.
