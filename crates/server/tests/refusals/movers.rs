@@ -92,5 +92,5 @@ fn many_starts_that_flush_nothing_leave_the_journal_theirs() {
         home.start().kill();
     }
     flush(&home, 1);
-    assert_eq!(Database::sqlite(&home.data().join("incrementer.db")).totals()["it"], 2);
+    assert_eq!(Database::sqlite(home.data().join("incrementer.db")).totals()["it"], 2);
 }
