@@ -1,7 +1,10 @@
 //! The experiment: servers under the same load, side by side.
 
+pub mod bulk;
 mod chart;
+pub mod figures;
 mod files;
+pub mod fixed_rate;
 pub mod grow;
 mod load;
 mod proc;

@@ -23,6 +23,15 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// How much longer than asked wrk may take.
 const GRACE: Duration = Duration::from_secs(30);
 
+/// # Errors
+/// wrk isn't installed.
+pub(crate) fn check() -> anyhow::Result<()> {
+    // wrk -v ends with 1; that it could be started is enough.
+    let wrk = Command::new("wrk").arg("-v").stdout(Stdio::null()).stderr(Stdio::null()).status();
+    wrk.context("wrk can't be started; on Debian: scripts/install-peers")?;
+    Ok(())
+}
+
 /// What is to be sent, and where to.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
@@ -35,6 +44,22 @@ pub(crate) struct Plan {
     pub(crate) seconds: u32,
     pub(crate) keys: u32,
     pub(crate) seed: u32,
+    pub(crate) shape: Shape,
+}
+
+/// How increments are put into requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Shape {
+    /// Increments in a request; more than 1 go to `/increments`.
+    pub(crate) per_request: u32,
+    /// Requests that a connection sends before the first of them is answered.
+    pub(crate) pipelined: u32,
+    /// So many digits has the number of a key at least.
+    pub(crate) digits: u32,
+}
+
+impl Shape {
+    pub(crate) const SINGLE: Self = Self { per_request: 1, pipelined: 1, digits: 1 };
 }
 
 /// What wrk tells at the end.
@@ -56,10 +81,19 @@ impl Plan {
     }
 
     /// How much may be in flight when the load stops: nothing, if every request was answered
-    /// in less time than only zeros were sent; otherwise one request for each connection.
+    /// in less time than only zeros were sent; otherwise what each connection may hold.
     pub(crate) fn in_flight(&self, outcome: &Outcome) -> u64 {
         let all_were_zeros = outcome.latency_us.max < self.tail_s() * 1e6;
-        if all_were_zeros { 0 } else { u64::from(self.connections) * MAX_VALUE }
+        if all_were_zeros {
+            0
+        } else {
+            self.requests_in_flight() * u64::from(self.shape.per_request) * MAX_VALUE
+        }
+    }
+
+    /// How many requests all connections together may have sent without an answer.
+    pub(crate) fn requests_in_flight(&self) -> u64 {
+        u64::from(self.connections) * u64::from(self.shape.pipelined)
     }
 
     /// wrk, to be started; the script is put into `directory`.
@@ -73,6 +107,8 @@ impl Plan {
         wrk.arg(script).arg(format!("http://{}{}", self.address, self.path)).arg("--");
         wrk.args([self.keys, self.seconds].map(|number| number.to_string()));
         wrk.args([&self.tail_s().to_string(), &self.seed.to_string(), self.form]);
+        let Shape { per_request, pipelined, digits } = self.shape;
+        wrk.args([per_request, pipelined, digits].map(|number| number.to_string()));
         Ok(wrk)
     }
 
@@ -116,12 +152,14 @@ mod tests {
         let mut outcome = parse(told).unwrap();
         assert_eq!((outcome.requests, outcome.sent, outcome.errors.status), (7, 12, 2));
         let address = "127.0.0.1:1".parse().unwrap();
-        let (path, form) = ("/increment", "json");
+        let (path, form, shape) = ("/increment", "json", Shape::SINGLE);
         let mut plan =
-            Plan { address, path, form, connections: 8, threads: 2, seconds: 30, keys: 1, seed: 1 };
+            Plan { address, path, form, connections: 8, threads: 2, seconds: 30, keys: 1, seed: 1, shape };
         assert_eq!(plan.in_flight(&outcome), 0);
         plan.seconds = 2;
         assert_eq!(plan.in_flight(&outcome), 8 * MAX_VALUE);
+        plan.shape = Shape { per_request: 1000, pipelined: 16, digits: 12 };
+        assert_eq!(plan.in_flight(&outcome), 8 * 16 * 1000 * MAX_VALUE);
         plan.seconds = 30;
         outcome.latency_us.max = 1.5e6;
         assert_eq!(plan.in_flight(&outcome), 8 * MAX_VALUE);

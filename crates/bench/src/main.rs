@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use incrementer_bench::{grow, profile, report, run, serve};
+use incrementer_bench::{bulk, figures, fixed_rate, grow, profile, report, run, serve};
 
 // As in the server, so that baselines differ in the counting alone.
 #[global_allocator]
@@ -20,13 +20,19 @@ struct Arguments {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
+    /// Many increments in a request, and pipelined, beside Redis: increments/s, into raw JSON
+    Bulk(bulk::Options),
+    /// Starts, flushes, memory and replay, beside what PostgreSQL takes bare, into raw JSON
+    Figures(figures::Options),
+    /// Latency at half of durable's peak, durable beside the HTTP layer alone, into raw JSON
+    FixedRate(fixed_rate::Options),
     /// How cost grows, one axis at a time: keys, then connections; writes raw JSON
     Grow(grow::Options),
     /// Where the CPU time of the durable server goes under load: a flame graph and a table
     Profile(profile::Options),
     /// Writes a page with tables and charts from the raw JSON of experiments
     Report {
-        /// What `run`, `grow`, `bulk` and `start` wrote
+        /// What the other commands wrote
         #[arg(required = true, value_name = "RAW.json")]
         raw: Vec<PathBuf>,
         /// The folder for the page and its charts
@@ -41,6 +47,9 @@ enum Command {
 
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
+        Command::Bulk(options) => bulk::run(&options),
+        Command::Figures(options) => figures::run(&options),
+        Command::FixedRate(options) => fixed_rate::run(&options),
         Command::Grow(options) => grow::run(&options),
         Command::Profile(options) => profile::run(&options),
         Command::Report { raw, out } => report::write(&raw, &out),

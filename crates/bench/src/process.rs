@@ -13,6 +13,8 @@ use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 const LOOK_AT_MOST_EVERY: Duration = Duration::from_millis(1);
+/// Where it is measured how long something takes.
+const LOOK_CLOSELY: Duration = Duration::from_millis(5);
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
 /// SIGINT or SIGTERM came. What waits looks here, and ends in good order.
@@ -67,8 +69,16 @@ impl Process {
     /// # Errors
     /// It can't be started.
     pub(crate) fn start(command: &mut Command, stdout: Stdio) -> anyhow::Result<Self> {
+        Self::start_with(command, stdout, Stdio::null())
+    }
+
+    /// The same, with its standard error.
+    ///
+    /// # Errors
+    /// It can't be started.
+    pub(crate) fn start_with(command: &mut Command, stdout: Stdio, stderr: Stdio) -> anyhow::Result<Self> {
         let name = command.get_program().to_string_lossy().into_owned();
-        command.process_group(0).stdin(Stdio::null()).stdout(stdout).stderr(Stdio::null());
+        command.process_group(0).stdin(Stdio::null()).stdout(stdout).stderr(stderr);
         let child = command.spawn().with_context(|| format!("can't start {name}"))?;
         Ok(Self { child, name })
     }
@@ -85,6 +95,28 @@ impl Process {
         &mut self,
         within: Duration,
         interrupt: &Interrupt,
+        meanwhile: impl FnMut(),
+    ) -> anyhow::Result<ExitStatus> {
+        self.wait_looking(LOOK_EVERY, within, interrupt, meanwhile)
+    }
+
+    /// Waits for it, and notices its end within 5 ms.
+    ///
+    /// # Errors
+    /// It doesn't end in time, or a signal came.
+    pub(crate) fn wait_closely(
+        &mut self,
+        within: Duration,
+        interrupt: &Interrupt,
+    ) -> anyhow::Result<ExitStatus> {
+        self.wait_looking(LOOK_CLOSELY, within, interrupt, || ())
+    }
+
+    fn wait_looking(
+        &mut self,
+        every: Duration,
+        within: Duration,
+        interrupt: &Interrupt,
         mut meanwhile: impl FnMut(),
     ) -> anyhow::Result<ExitStatus> {
         let by = Instant::now() + within;
@@ -95,7 +127,7 @@ impl Process {
             interrupt.check()?;
             ensure!(Instant::now() < by, "{} didn't end within {} s", self.name, within.as_secs());
             meanwhile();
-            std::thread::sleep(LOOK_EVERY);
+            std::thread::sleep(every);
         }
     }
 
@@ -115,7 +147,7 @@ impl Process {
         Ok(())
     }
 
-    /// Waits until `ready` says so.
+    /// Waits until `ready` says so, and asks it every 5 ms.
     ///
     /// # Errors
     /// It ends, or isn't ready in time, or a signal came.
@@ -133,8 +165,8 @@ impl Process {
             interrupt.check()?;
             let so_far = began.elapsed();
             ensure!(so_far < within, "{} wasn't ready within {} s", self.name, within.as_secs());
-            // How long it takes is measured by some: to a fiftieth, or a millisecond.
-            std::thread::sleep((so_far / 50).clamp(LOOK_AT_MOST_EVERY, LOOK_EVERY));
+            // How long it takes is measured by some: to a fiftieth, or a millisecond, or 5 ms.
+            std::thread::sleep((so_far / 50).clamp(LOOK_AT_MOST_EVERY, LOOK_CLOSELY));
         }
         Ok(())
     }

@@ -18,7 +18,7 @@ pub const FORMAT: u32 = 1;
 pub struct Experiment {
     /// [`FORMAT`].
     pub format: u32,
-    /// Which command made it: `run`, `grow`, `bulk` or `start`.
+    /// Which command made it: `run`, `grow`, `bulk`, `fixed-rate` or `figures`.
     pub command: String,
     /// The command line without the program.
     pub arguments: Vec<String>,
@@ -232,8 +232,8 @@ pub struct Figure {
     pub round: u32,
     /// What it is of: `durable`, `durable, restarted`, `disk`, `psql`.
     pub subject: String,
-    /// What it is: `fdatasync_p50`, `fdatasync_p99`, `start`, `copy_out`, `replay`, `flush_keys`,
-    /// `bare_upsert_keys`, `memory_per_counter` (beside its key), …; along `keys` also `restart`,
+    /// What it is: `fdatasync_p50`, `fdatasync_p99`, `start`, `copy_out`, `replay`, `replay_bulk`,
+    /// `flush_keys`, `bare_upsert_keys`, `memory_per_counter` (beside its key), …; along `keys` also `restart`,
     /// `resident_memory` and `memory_per_counter_with_its_key`.
     pub quantity: String,
     /// How much.

@@ -3,7 +3,7 @@
 pub(crate) mod disk;
 pub(crate) mod machine;
 pub(crate) mod once;
-mod peers;
+pub(crate) mod peers;
 pub(crate) mod server;
 
 use std::path::{Path, PathBuf};

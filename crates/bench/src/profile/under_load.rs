@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use tempfile::TempDir;
 
-use crate::load::Plan;
+use crate::load::{Plan, Shape};
 use crate::process::{Interrupt, Process, ask, free_address};
 
 /// The server's caches are warm after so long.
@@ -44,8 +44,8 @@ impl UnderLoad {
         let is_ready = || ask(address, "GET", "/readyz", "").is_ok_and(|(status, _)| status == 200);
         server.until_ready(START_WITHIN, &interrupt, is_ready)?;
         let seconds = seconds + WARM_UP.as_secs() as u32 + 2;
-        let (path, form, threads, seed) = ("/increment", "json", 16, 1);
-        let plan = Plan { address, path, form, connections, threads, seconds, keys, seed };
+        let (path, form, threads, seed, shape) = ("/increment", "json", 16, 1, Shape::SINGLE);
+        let plan = Plan { address, path, form, connections, threads, seconds, keys, seed, shape };
         let load = Process::start(&mut plan.command(directory.path())?, Stdio::null())?;
         std::thread::sleep(WARM_UP);
         Ok(Self { load, server, interrupt, seconds, _directory: directory })

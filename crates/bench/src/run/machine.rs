@@ -25,6 +25,7 @@ pub(crate) fn describe(directory: &Path, incrementer: &Path) -> Machine {
         ("incrementer", incrementer.to_path_buf(), "--version"),
         ("rustc", program("rustc"), "--version"),
         ("wrk", program("wrk"), "-v"),
+        ("oha", program("oha"), "--version"),
         ("nginx", program("nginx"), "-v"),
         ("redis", program("redis-server"), "--version"),
     ];

@@ -1,8 +1,8 @@
 //! One run: a server, a warm-up, the load, and whether what is stored accounts for it.
 
 use std::cell::RefCell;
+use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use anyhow::Context;
@@ -10,16 +10,17 @@ use indicatif::ProgressBar;
 
 use super::server::{Kind, Server};
 use super::{Options, beside};
-use crate::load::{MODULUS, Outcome, Plan};
+use crate::load::{self, MODULUS, Outcome, Plan, Shape};
 use crate::proc;
 use crate::process::{Interrupt, Interrupted, ask};
-use crate::raw::{Errors, Load, Metrics, Run, SumCheck};
+use crate::raw::{Cpu, Errors, Load, Metrics, Run, SumCheck};
 
 /// What all runs of an experiment share.
 pub(crate) struct Setting {
     pub(crate) options: Options,
     pub(crate) series: String,
     pub(crate) incrementer: PathBuf,
+    pub(crate) shape: Shape,
     /// Known once the first PostgreSQL runs.
     pub(crate) postgres_version: RefCell<Option<(String, String)>>,
 }
@@ -28,16 +29,15 @@ impl Setting {
     /// # Errors
     /// wrk is missing, or the server's binary is and would be needed.
     pub(crate) fn new(options: &Options, series: &str) -> anyhow::Result<Self> {
-        // wrk -v ends with 1; that it could be started is enough.
-        let wrk = Command::new("wrk").arg("-v").stdout(Stdio::null()).stderr(Stdio::null()).status();
-        wrk.context("wrk can't be started; on Debian: scripts/install-peers")?;
+        load::check()?;
         let needed = options.servers.iter().any(|kind| kind.is_ours());
         let incrementer = match beside(options.incrementer.as_deref(), "--incrementer") {
             Err(error) if needed => return Err(error),
             found => found.unwrap_or_default(),
         };
         let (options, series) = (options.clone(), series.to_owned());
-        Ok(Self { options, series, incrementer, postgres_version: RefCell::default() })
+        let shape = Shape::SINGLE;
+        Ok(Self { options, series, incrementer, shape, postgres_version: RefCell::default() })
     }
 
     /// Measures one server. What goes wrong with it stands in the run.
@@ -77,8 +77,8 @@ impl Setting {
                 threads: options.threads.min(options.connections),
                 seconds: options.seconds.into(),
                 keys: options.keys.into(),
-                per_request: 1,
-                pipelined: 1,
+                per_request: self.shape.per_request,
+                pipelined: self.shape.pipelined,
                 rate: None,
             },
             seconds: options.seconds.into(),
@@ -122,31 +122,25 @@ impl Setting {
         if self.options.warm_up > 0 {
             loads.push(self.load(kind, server, self.options.warm_up, run.round * 2, interrupt, bar)?);
         }
-        let before = metrics(kind, server)?;
-        let (pids, store) = (server.pids(), server.store_pid());
-        let of_server = proc::cpu(&pids);
-        let of_store = store.map(|pid| proc::cpu(&[pid]));
-        let of_load = proc::cpu_of_waited();
+        let route = self.path(kind);
+        let meter = Meter::begin(kind, server, route)?;
         // Every server of a round gets the same keys and values; no two rounds do.
         let seed = run.round * 2 + 1;
         let (plan, outcome) = self.load(kind, server, self.options.seconds, seed, interrupt, bar)?;
-        run.load_cpu = proc::between(of_load, proc::cpu_of_waited());
-        run.server_cpu = proc::between(of_server, proc::cpu(&pids));
-        run.store_cpu = store.zip(of_store).map(|(pid, before)| proc::between(before, proc::cpu(&[pid])));
-        run.peak_rss_bytes = proc::memory_bytes(&pids, "VmHWM");
-        run.rss_bytes = proc::memory_bytes(&pids, "VmRSS");
-        (run.requests, run.increments) = (outcome.requests, outcome.requests);
+        run.requests = outcome.requests;
+        run.increments = outcome.requests * u64::from(self.shape.per_request);
         run.seconds = outcome.seconds;
         run.latency_us = Some(outcome.latency_us.clone());
         run.errors = outcome.errors.clone();
-        run.failures.extend(failures_of_load(&outcome));
-        if let Some((accepted_before, before)) = before {
-            let (accepted, after) = metrics(kind, server)?.context("the metrics are gone")?;
-            run.metrics = Some(gained(&before, &after));
-            run.failures.extend(miscounted(accepted - accepted_before, run.requests, plan.connections));
-        }
+        run.failures.extend(failures_of_load(run));
         loads.push((plan, outcome));
+        // Of the warm-up's, too, some may only be accepted now.
+        meter.end(run, loads.iter().map(|(plan, _)| plan.requests_in_flight()).sum())?;
         Ok(loads)
+    }
+
+    fn path(&self, kind: Kind) -> &'static str {
+        if self.shape.per_request > 1 { "/increments" } else { kind.request().0 }
     }
 
     fn load(
@@ -158,7 +152,7 @@ impl Setting {
         interrupt: &Interrupt,
         bar: &ProgressBar,
     ) -> anyhow::Result<(Plan, Outcome)> {
-        let (path, form, _) = kind.request();
+        let (path, form) = (self.path(kind), kind.request().1);
         let (connections, threads) = (self.options.connections, self.options.threads);
         let plan = Plan {
             address: server.address,
@@ -169,6 +163,7 @@ impl Setting {
             seconds,
             keys: self.options.keys,
             seed,
+            shape: self.shape,
         };
         let (began, done_before) = (Instant::now(), bar.position());
         let lasts = u128::from(seconds) * 1000;
@@ -178,8 +173,57 @@ impl Setting {
     }
 }
 
-fn failures_of_load(outcome: &Outcome) -> Vec<String> {
-    let Errors { connect, read, write, timeout, status } = outcome.errors;
+/// What the server spends and counts while it is under load.
+pub(crate) struct Meter<'a> {
+    server: &'a Server,
+    kind: Kind,
+    route: &'static str,
+    metrics: Option<(u64, Metrics)>,
+    of_server: Cpu,
+    of_store: Option<Cpu>,
+    of_load: Cpu,
+}
+
+impl<'a> Meter<'a> {
+    /// # Errors
+    /// The metrics can't be read.
+    pub(crate) fn begin(kind: Kind, server: &'a Server, route: &'static str) -> anyhow::Result<Self> {
+        Ok(Self {
+            server,
+            kind,
+            route,
+            metrics: metrics(kind, server, route)?,
+            of_server: proc::cpu(&server.pids()),
+            of_store: server.store_pid().map(|pid| proc::cpu(&[pid])),
+            of_load: proc::cpu_of_waited(),
+        })
+    }
+
+    /// Writes it into `run`, whose requests are known, with so many more in flight at most. Where the
+    /// server counted others, the run doesn't count.
+    ///
+    /// # Errors
+    /// The metrics can't be read.
+    pub(crate) fn end(self, run: &mut Run, in_flight: u64) -> anyhow::Result<()> {
+        let (pids, store) = (self.server.pids(), self.server.store_pid());
+        run.load_cpu = proc::between(self.of_load, proc::cpu_of_waited());
+        run.server_cpu = proc::between(self.of_server, proc::cpu(&pids));
+        run.store_cpu =
+            store.zip(self.of_store).map(|(pid, before)| proc::between(before, proc::cpu(&[pid])));
+        run.peak_rss_bytes = proc::memory_bytes(&pids, "VmHWM");
+        run.rss_bytes = proc::memory_bytes(&pids, "VmRSS");
+        if let Some((accepted_before, before)) = self.metrics {
+            let after = metrics(self.kind, self.server, self.route)?;
+            let (accepted, after) = after.context("the metrics are gone")?;
+            run.metrics = Some(gained(&before, &after));
+            run.failures.extend(miscounted(accepted - accepted_before, run.requests, in_flight));
+        }
+        Ok(())
+    }
+}
+
+pub(crate) fn failures_of_load(run: &Run) -> Vec<String> {
+    let Errors { connect, read, write, timeout, status } = run.errors;
     let kinds = [
         (connect, "connections could not be made"),
         (read, "connections broke while an answer was read"),
@@ -189,19 +233,19 @@ fn failures_of_load(outcome: &Outcome) -> Vec<String> {
     ];
     let mut failures: Vec<String> =
         kinds.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")).collect();
-    if outcome.requests == 0 {
+    if run.requests == 0 {
         failures.push("nothing was answered".to_owned());
     }
     failures
 }
 
 /// How the server's own count of accepted requests differs from the load tool's. Those in flight
-/// at the stop may have been accepted besides.
-fn miscounted(accepted: u64, answered: u64, connections: u32) -> Option<String> {
-    let may_be = answered..=answered + u64::from(connections);
+/// at the stops may have been accepted besides.
+fn miscounted(accepted: u64, answered: u64, in_flight: u64) -> Option<String> {
+    let may_be = answered..=answered + in_flight;
     let differs = !may_be.contains(&accepted);
     differs.then(|| {
-        format!("the server says that it accepted {accepted} requests, wrk that {answered} were answered")
+        format!("the server says that it accepted {accepted} requests, the load tool that {answered} were answered")
     })
 }
 
@@ -231,13 +275,15 @@ pub(crate) fn unaccounted(check: &SumCheck) -> Option<String> {
 }
 
 /// How many increments incrementer has accepted, and its other counts; `None` for the others.
-fn metrics(kind: Kind, server: &Server) -> anyhow::Result<Option<(u64, Metrics)>> {
+fn metrics(kind: Kind, server: &Server, route: &str) -> anyhow::Result<Option<(u64, Metrics)>> {
     if !kind.is_ours() {
         return Ok(None);
     }
-    let (_, page) = ask(server.address, "GET", "/metrics", "").context("the metrics can't be read")?;
+    let page = metrics_page(server.address)?;
     let number = |name: &str| metric(&page, name);
-    let accepted = number("incrementer_http_requests_total{route=\"/increment\",status=\"202\"}")?;
+    // A route that nobody has asked for has no line yet.
+    let accepted = format!("incrementer_http_requests_total{{route=\"{route}\",status=\"202\"}}");
+    let accepted = metric(&page, &accepted).unwrap_or(0.0);
     let metrics = Metrics {
         counted_requests: number("incrementer_counted_requests_total")? as u64,
         commits: number("incrementer_commits_total")? as u64,
@@ -245,6 +291,14 @@ fn metrics(kind: Kind, server: &Server) -> anyhow::Result<Option<(u64, Metrics)>
         flushes: number("incrementer_flushes_total")? as u64,
     };
     Ok(Some((accepted as u64, metrics)))
+}
+
+/// The page `/metrics` of incrementer.
+///
+/// # Errors
+/// It doesn't answer.
+pub(crate) fn metrics_page(address: SocketAddr) -> anyhow::Result<String> {
+    Ok(ask(address, "GET", "/metrics", "").context("the metrics can't be read")?.1)
 }
 
 /// A number on the page of metrics.

@@ -29,7 +29,7 @@ pub(super) fn missing(kind: Kind) -> Option<&'static str> {
 
 /// Where a program is: on the search path, or where Debian keeps those of the administrator.
 /// Its bare name where it is nowhere.
-pub(super) fn program(name: &str) -> PathBuf {
+pub(crate) fn program(name: &str) -> PathBuf {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let folders = std::env::split_paths(&path).chain([PathBuf::from("/usr/sbin")]);
     folders.map(|folder| folder.join(name)).find(|file| file.is_file()).unwrap_or_else(|| name.into())
@@ -131,7 +131,7 @@ pub(super) fn webdis(
 }
 
 /// What Redis holds: the sum, and the weighted one.
-pub(super) fn sums_in_redis(address: SocketAddr) -> anyhow::Result<String> {
+pub(crate) fn sums_in_redis(address: SocketAddr) -> anyhow::Result<String> {
     let script = format!(
         "local sum, weighted = 0, 0 for _, key in ipairs(redis.call('KEYS', '*')) do \
          local total = tonumber(redis.call('GET', key)) sum = sum + total \
