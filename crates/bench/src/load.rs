@@ -160,6 +160,7 @@ mod tests {
         assert_eq!(plan.in_flight(&outcome), 8 * MAX_VALUE);
         plan.shape = Shape { per_request: 1000, pipelined: 16, digits: 12 };
         assert_eq!(plan.in_flight(&outcome), 8 * 16 * 1000 * MAX_VALUE);
+        plan.shape = shape;
         plan.seconds = 30;
         outcome.latency_us.max = 1.5e6;
         assert_eq!(plan.in_flight(&outcome), 8 * MAX_VALUE);

@@ -176,3 +176,30 @@ pub(crate) fn beside(given: Option<&Path>, flag: &str) -> anyhow::Result<PathBuf
     ensure!(server.is_file(), "{} is missing: build it, or name another with {flag}", server.display());
     Ok(server)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, clap::Parser)]
+    struct Given {
+        #[command(flatten)]
+        options: Options,
+    }
+
+    /// The report looks for its targets under these names.
+    #[test]
+    fn a_comparison_is_named_after_what_differs() {
+        for (given, series) in [
+            (&[] as &[&str], "main"),
+            (&["--connections", "1"], "connections-1"),
+            (&["--connections", "64"], "connections-64"),
+            (&["--keys", "1000000"], "keys-1000000"),
+            (&["--keys", "5", "--connections", "6"], "connections-6-keys-5"),
+            (&["--series", "own", "--keys", "5"], "own"),
+        ] {
+            let given = <Given as clap::Parser>::parse_from([&["run"], given].concat());
+            assert_eq!(given.options.series(), series);
+        }
+    }
+}

@@ -1,7 +1,8 @@
 //! incrementer itself, started and watched.
 
+use std::fs::File;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -17,6 +18,15 @@ const READY_WITHIN: Duration = Duration::from_secs(300);
 const STOP_WITHIN: Duration = Duration::from_secs(120);
 const FLUSH_WITHIN: Duration = Duration::from_secs(120);
 const LOOK_EVERY: Duration = Duration::from_millis(5);
+
+/// What the last server over this data directory has logged.
+pub(super) fn said(data: &Path) -> String {
+    std::fs::read_to_string(log_of(data)).unwrap_or_default().trim().to_owned()
+}
+
+fn log_of(data: &Path) -> PathBuf {
+    data.with_extension("log")
+}
 
 /// One that runs; killed when it is dropped.
 pub(super) struct Instance {
@@ -42,7 +52,8 @@ impl Instance {
         serve.args(["--flush-max-updates", &flush_at.to_string(), "--flush-interval", "1h"]);
         serve.args(["--shutdown-timeout", &format!("{}s", STOP_WITHIN.as_secs()), "--data-dir"]).arg(data);
         let began = Instant::now();
-        let mut process = Process::start(&mut serve, Stdio::null())?;
+        let log = File::create(log_of(data))?;
+        let mut process = Process::start_with(&mut serve, Stdio::null(), Stdio::from(log))?;
         let is_ready = || ask(address, "GET", "/readyz", "").is_ok_and(|(status, _)| status == 200);
         process.until_ready(READY_WITHIN, &work.interrupt, is_ready)?;
         let took = began.elapsed().as_secs_f64();

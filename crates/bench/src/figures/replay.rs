@@ -12,7 +12,7 @@ use anyhow::{Context, ensure};
 use tempfile::TempDir;
 
 use super::database::Database;
-use super::instance::Instance;
+use super::instance::{Instance, said};
 use super::{Name, Options, Work};
 use crate::load::{Plan, Shape};
 use crate::raw::{Figure, SumCheck};
@@ -175,7 +175,8 @@ impl Place {
         fs::remove_dir_all(&data)?;
         let check =
             SumCheck { sent: journal.sent, in_flight: journal.in_flight, stored, ..SumCheck::default() };
-        Ok((took_s, unaccounted(&check).into_iter().collect()))
+        let why = unaccounted(&check).map(|why| format!("{why}; the server said: {}", said(&data)));
+        Ok((took_s, why.into_iter().collect()))
     }
 }
 

@@ -58,12 +58,24 @@ fn targets(page: &mut String, data: &Data) {
 fn series_section(page: &mut String, data: &Data, series: &str, charts: &[Chart]) {
     let Some(first) = data.runs_of(series).next() else { return };
     let _ = writeln!(page, "## {}\n", title(series));
-    let _ = writeln!(page, "{}\n", load(first));
+    page.push_str(&loads(data, series, first));
     for chart in charts.iter().filter(|chart| chart.series == series) {
         let _ = writeln!(page, "![{}]({}.svg)\n", chart.title, chart.name);
     }
     medians(page, data, series);
     every_run(page, data, series);
+}
+
+/// The load of a series; where its servers had different ones, that of each.
+fn loads(data: &Data, series: &str, first: &Run) -> String {
+    let first_of = |server: &&str| data.runs_of(series).find(|run| run.server == **server);
+    let servers = data.servers(series);
+    if !data.runs_of(series).any(|run| run.load != first.load) {
+        return format!("{}\n\n", load(first));
+    }
+    let lines =
+        servers.iter().filter_map(|server| Some(format!("- {server}: {}\n", load(first_of(server)?))));
+    lines.collect::<String>() + "\n"
 }
 
 /// What a series compares.
@@ -320,6 +332,27 @@ mod tests {
         assert_eq!(stored(&check(5000, 5001, 10)), "**1 too much**");
         let elsewhere = SumCheck { weighted_sent: Some(1), weighted_stored: Some(2), ..check(1, 1, 0) };
         assert_eq!(stored(&elsewhere), "**all, but some under other keys**");
+    }
+
+    #[test]
+    fn servers_with_loads_of_their_own_have_them_told() {
+        let run = |server: &str, connections| Run {
+            series: "bulk".to_owned(),
+            server: server.to_owned(),
+            round: 1,
+            load: crate::raw::Load { tool: "wrk".to_owned(), connections, ..crate::raw::Load::default() },
+            ..Run::default()
+        };
+        let data = |runs: Vec<Run>| Data { experiments: Vec::new(), runs, figures: Vec::new() };
+        let said = |data: Data| loads(&data, "bulk", &data.runs[0]);
+        let same = said(data(vec![run("durable", 8), run("redis", 8)]));
+        assert!(same.starts_with("wrk: 8 connections") && same.lines().count() == 2, "{same}");
+        let different = said(data(vec![run("durable", 8), run("redis", 9), run("redis", 9)]));
+        assert!(different.starts_with("- durable: wrk: 8 connections"), "{different}");
+        assert!(
+            different.contains("\n- redis: wrk: 9 connections") && different.lines().count() == 3,
+            "{different}"
+        );
     }
 
     #[test]
