@@ -5,6 +5,7 @@ use std::fmt;
 
 use counter::Entries;
 use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
 
 use crate::problem::Problem;
 
@@ -25,15 +26,17 @@ pub(crate) fn one(text: &[u8], entries: &mut Entries) -> Result<(), Box<Problem>
 pub(crate) fn array(text: &[u8], entries: &mut Entries) -> Result<(), Box<Problem>> {
     let text = utf8(text)?;
     let mut inside = false;
-    let mut deserializer = serde_json::Deserializer::from_str(text);
-    deserializer
-        .deserialize_seq(ArrayVisitor { entries, inside: &mut inside })
-        .and_then(|()| deserializer.end())
-        .map_err(|error| {
-            let problem = fault(text, &error, "the body");
-            let understood = problem.status == hyper::StatusCode::UNPROCESSABLE_ENTITY;
-            problem.at((inside && understood).then(|| entries.count()), None)
-        })
+    spelling(text, |by_text| {
+        entries.clear();
+        let mut deserializer = serde_json::Deserializer::from_str(text);
+        deserializer.deserialize_seq(ArrayVisitor { entries, by_text, inside: &mut inside })?;
+        deserializer.end()
+    })
+    .map_err(|error| {
+        let problem = fault(text, &error, "the body");
+        let understood = problem.status == hyper::StatusCode::UNPROCESSABLE_ENTITY;
+        problem.at((inside && understood).then(|| entries.count()), None)
+    })
 }
 
 /// Parses one of them on each line; lines of white space alone are skipped.
@@ -53,9 +56,18 @@ pub(crate) fn lines(text: &[u8], entries: &mut Entries) -> Result<(), Box<Proble
 }
 
 fn entry(text: &str, entries: &mut Entries) -> serde_json::Result<()> {
-    let mut deserializer = serde_json::Deserializer::from_str(text);
-    Entry { entries }.deserialize(&mut deserializer)?;
-    deserializer.end()
+    spelling(text, |by_text| {
+        let mut deserializer = serde_json::Deserializer::from_str(text);
+        Entry { entries, by_text }.deserialize(&mut deserializer)?;
+        deserializer.end()
+    })
+}
+
+/// Has `parse` read values as serde_json understands numbers. To it `-0` is a floating-point zero,
+/// no other than `-0.0`; so where that may be what is wrong, they are read by their text.
+#[inline]
+fn spelling(text: &str, mut parse: impl FnMut(bool) -> serde_json::Result<()>) -> serde_json::Result<()> {
+    parse(false).or_else(|error| if text.contains("-0") { parse(true) } else { Err(error) })
 }
 
 fn utf8(text: &[u8]) -> Result<&str, Box<Problem>> {
@@ -70,8 +82,7 @@ fn fault(text: &str, error: &serde_json::Error, what: &str) -> Box<Problem> {
     match serde_json::from_str::<IgnoredAny>(text) {
         Err(error) => Problem::malformed("not_json", format!("{what} is not JSON: {error}")),
         Ok(_) => {
-            let says = error.to_string();
-            let says = says.rsplit_once(" at line ").map_or(says.as_str(), |(says, _)| says);
+            let says = without_place(error);
             let end = says.floor_char_boundary(200);
             let dots = if end < says.len() { "…" } else { "" };
             Problem::invalid(format!("{}{dots}", &says[..end]))
@@ -79,8 +90,15 @@ fn fault(text: &str, error: &serde_json::Error, what: &str) -> Box<Problem> {
     }
 }
 
+fn without_place(error: &serde_json::Error) -> String {
+    let mut says = error.to_string();
+    says.truncate(says.rfind(" at line ").unwrap_or(says.len()));
+    says
+}
+
 struct ArrayVisitor<'e> {
     entries: &'e mut Entries,
+    by_text: bool,
     inside: &'e mut bool,
 }
 
@@ -93,7 +111,7 @@ impl<'de> Visitor<'de> for ArrayVisitor<'_> {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut array: A) -> Result<(), A::Error> {
         *self.inside = true;
-        while array.next_element_seed(Entry { entries: self.entries })?.is_some() {}
+        while array.next_element_seed(Entry { entries: self.entries, by_text: self.by_text })?.is_some() {}
         Ok(())
     }
 }
@@ -101,6 +119,7 @@ impl<'de> Visitor<'de> for ArrayVisitor<'_> {
 /// An object, appended to the entries.
 struct Entry<'e> {
     entries: &'e mut Entries,
+    by_text: bool,
 }
 
 impl<'de> DeserializeSeed<'de> for Entry<'_> {
@@ -126,6 +145,7 @@ impl<'de> Visitor<'de> for Entry<'_> {
         while let Some(member) = object.next_key_seed(MemberName)? {
             let twice = match member {
                 Member::Key => key.replace(object.next_value_seed(KeyText)?).is_some(),
+                Member::Value if self.by_text => value.replace(integer(object.next_value()?)?).is_some(),
                 Member::Value => value.replace(object.next_value_seed(Integer)?).is_some(),
                 Member::Other => {
                     object.next_value::<IgnoredAny>()?;
@@ -212,7 +232,16 @@ impl<'de> Visitor<'de> for KeyText {
     }
 }
 
-/// A JSON integer in 64 bits. `-0` is none here: serde_json takes it for a floating-point zero.
+/// An [`Integer`] by its text.
+fn integer<E: de::Error>(value: &RawValue) -> Result<i64, E> {
+    if value.get() == "-0" {
+        return Ok(0);
+    }
+    let mut deserializer = serde_json::Deserializer::from_str(value.get());
+    Integer.deserialize(&mut deserializer).map_err(|error| E::custom(without_place(&error)))
+}
+
+/// A JSON integer in 64 bits, but for `-0`.
 struct Integer;
 
 impl<'de> DeserializeSeed<'de> for Integer {

@@ -109,7 +109,6 @@ impl Supervisor {
     /// # Errors
     /// Where the system refuses a signal handler or a thread.
     pub(crate) fn new() -> io::Result<Self> {
-        let (sender, events) = channel();
         let asked = Arc::new(AtomicBool::new(false));
         for signal in [SIGINT, SIGTERM] {
             // In this order: the handler that ends the process sees the flag as the previous
@@ -117,15 +116,22 @@ impl Supervisor {
             flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&asked))?;
             flag::register(signal, Arc::clone(&asked))?;
         }
-        let mut signals = Signals::new([SIGINT, SIGTERM])?;
-        let signal_sender = sender.clone();
-        Builder::new().name("signals".into()).spawn(move || {
+        Self::hearing(Signals::new([SIGINT, SIGTERM])?)
+    }
+
+    fn hearing(mut signals: Signals) -> io::Result<Self> {
+        let (sender, events) = channel();
+        let supervisor = Self { sender, events, running: Vec::new() };
+        let sender = supervisor.sender.clone();
+        // It ends with the process, so a stop doesn't wait for it.
+        supervisor.begin("signals", Policy::Essential, move || {
             for signal in signals.forever() {
                 // Fails only when nobody waits any more, in the last moment of the process.
-                let _ = signal_sender.send(Event::Signal(signal));
+                let _ = sender.send(Event::Signal(signal));
             }
+            Ok(())
         })?;
-        Ok(Self { sender, events, running: Vec::new() })
+        Ok(supervisor)
     }
 
     /// Runs `body` on a thread of that name (the system shows its first 15 bytes).
@@ -134,6 +140,17 @@ impl Supervisor {
     /// Where the system refuses a thread.
     pub(crate) fn spawn(
         &mut self,
+        name: &str,
+        policy: Policy,
+        body: impl FnOnce() -> anyhow::Result<()> + Send + 'static,
+    ) -> io::Result<()> {
+        self.begin(name, policy, body)?;
+        self.running.push(name.to_owned());
+        Ok(())
+    }
+
+    fn begin(
+        &self,
         name: &str,
         policy: Policy,
         body: impl FnOnce() -> anyhow::Result<()> + Send + 'static,
@@ -149,7 +166,6 @@ impl Supervisor {
             };
             let _ = sender.send(Event::Ended(Ended { thread, outcome, policy }));
         })?;
-        self.running.push(name.to_owned());
         Ok(())
     }
 

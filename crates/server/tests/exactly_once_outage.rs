@@ -140,6 +140,32 @@ fn postgres_frozen_until_flushes_are_given_up() {
 }
 
 #[test]
+fn a_flush_is_given_up_after_flush_timeout() {
+    let postgres = ThrowawayPostgres::start();
+    let home = Home::new(Some(&postgres.url("totals")));
+    let home = home.set("flush.interval", "20ms").set("flush.timeout", "345ms");
+    let server = home.start();
+    let mut total = 0;
+    // Where something else is asked of PostgreSQL just then, that is what is given up.
+    let given_up = (0..3).any(|_| {
+        let failures = server.metric("incrementer_flush_failures_total");
+        postgres.sigstop();
+        server.client().increment("it", 1).unwrap().expect(202);
+        total += 1;
+        until("a flush has failed", || {
+            (server.metric("incrementer_flush_failures_total") > failures).then_some(())
+        });
+        postgres.sigcont();
+        until("it is flushed", || (pending(&server) == 0.0).then_some(()));
+        // A millisecond more for the one update in it.
+        server.log().contains("PostgreSQL has not answered within 346ms")
+    });
+    assert!(given_up);
+    assert_eq!(Database::Postgres(&postgres, "totals").totals()["it"], total);
+    server.stop();
+}
+
+#[test]
 fn lag_stays_below_ten_seconds_while_sqlite_answers() {
     let home = Home::new(None);
     lag_stays_below_ten_seconds(&home, &Database::sqlite(home.sqlite()));

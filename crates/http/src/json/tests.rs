@@ -95,6 +95,37 @@ fn near_json() -> impl Strategy<Value = String> {
     .prop_map(|parts| parts.concat())
 }
 
+/// serde_json takes it for a floating-point number.
+#[test]
+fn minus_zero_is_an_integer() {
+    type Parse = fn(&[u8], &mut Entries) -> Result<(), Box<Problem>>;
+    let parse = |parse: Parse, text: &str| {
+        let mut entries = Entries::new();
+        parse(text.as_bytes(), &mut entries).map(|()| unpacked(&entries))
+    };
+    let object = |value: &str| format!(r#"{{"other":-0.0,"key":"-0","value":{value}}}"#);
+    let zero = ("-0".to_owned(), 0);
+    assert_eq!(parse(one, &object(" -0 ")).unwrap(), [zero.clone()]);
+    let [first, second] = [object("-0"), object("-7")];
+    let both = [zero, ("-0".to_owned(), -7)];
+    assert_eq!(parse(array, &format!("[{first},{second}]")).unwrap(), both);
+    assert_eq!(parse(lines, &format!("{first}\n{second}")).unwrap(), both);
+
+    for wrong in ["-0.0", "-0e0", "0.0", "-0.5", "\"-0\""] {
+        let refused = parse(one, &object(wrong)).unwrap_err();
+        assert_eq!(refused.status.as_u16(), 422, "{wrong}");
+        let detail = problem(&refused)["detail"].to_string();
+        assert!(detail.contains("without fraction") && !detail.contains("at line"), "{detail}");
+        let refused = parse(array, &format!("[{first},{},{second}]", object(wrong))).unwrap_err();
+        assert_eq!(problem(&refused)["entry"], 1, "{wrong}");
+        let refused = parse(lines, &format!("{first}\n\n{}", object(wrong))).unwrap_err();
+        assert_eq!((&problem(&refused)["entry"], &problem(&refused)["line"]), (&1.into(), &3.into()));
+    }
+    for wrong in ["-00", "- 0", "-", "+0"] {
+        assert_eq!(parse(one, &object(wrong)).unwrap_err().status.as_u16(), 400, "{wrong}");
+    }
+}
+
 proptest! {
     #[test]
     fn one_reads_what_the_model_reads(value in increment()) {

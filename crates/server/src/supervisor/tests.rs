@@ -36,6 +36,16 @@ fn an_essential_thread_must_not_end_in_any_way() {
 }
 
 #[test]
+fn the_thread_that_hears_signals_must_not_end() {
+    let signals = Signals::new([] as [i32; 0]).unwrap();
+    let handle = signals.handle();
+    let mut supervisor = Supervisor::hearing(signals).unwrap();
+    handle.close();
+    let end = ended(supervisor.wait());
+    assert_eq!(end.to_string(), "the thread signals ended, though nobody asked it to");
+}
+
+#[test]
 fn a_passing_thread_may_return_but_not_fail() {
     let mut supervisor = Supervisor::new().unwrap();
     supervisor.spawn("returns", Policy::Passing, || Ok(())).unwrap();
