@@ -97,7 +97,7 @@ pub(crate) fn run<F: Front>(
 }
 
 /// Takes the ring from the thread after the runtime, and with it every connection, is gone.
-struct Uninstall;
+pub(crate) struct Uninstall;
 
 impl Drop for Uninstall {
     fn drop(&mut self) {

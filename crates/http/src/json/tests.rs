@@ -105,9 +105,9 @@ fn minus_zero_is_an_integer() {
     };
     let object = |value: &str| format!(r#"{{"other":-0.0,"key":"-0","value":{value}}}"#);
     let zero = ("-0".to_owned(), 0);
-    assert_eq!(parse(one, &object(" -0 ")).unwrap(), [zero.clone()]);
     let [first, second] = [object("-0"), object("-7")];
     let both = [zero, ("-0".to_owned(), -7)];
+    assert_eq!(parse(one, &object(" -0 ")).unwrap(), both[..1]);
     assert_eq!(parse(array, &format!("[{first},{second}]")).unwrap(), both);
     assert_eq!(parse(lines, &format!("{first}\n{second}")).unwrap(), both);
 

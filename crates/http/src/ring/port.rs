@@ -13,6 +13,8 @@ use crate::watch::Watch;
 /// after a short read.
 const READ_LEAST: usize = 1 << 10;
 const READ_MOST: usize = 64 << 10;
+/// What it has at most while no request is on its way: nobody knows how long that lasts.
+const READ_IDLE: usize = 4 << 10;
 /// A buffer for sending that has grown past this is not kept.
 const SEND_KEPT: usize = 16 << 10;
 /// `IORING_RECVSEND_POLL_FIRST`: there is rarely anything to read at once, so don't look first.
@@ -88,6 +90,7 @@ impl Port {
             filled if filled < len / 8 => READ_LEAST,
             _ => len,
         };
+        let wanted = if self.watch.is_idle() { wanted.min(READ_IDLE) } else { wanted };
         if wanted != len {
             self.input = vec![0; wanted].into_boxed_slice();
         }
