@@ -5,6 +5,7 @@ use std::future::Future;
 use std::sync::atomic::Ordering::Release;
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, OnceLock};
+use std::task::Context;
 use std::time::Duration;
 
 use counter::{Batch, Entries, Fingerprint};
@@ -232,14 +233,16 @@ pub struct EngineFront {
 
 impl EngineFront {
     fn hand_over(&self, entries: &Entries, unit: Option<(&str, Fingerprint)>) -> Result<Waiting, Refusal> {
-        self.engine.check_serving()?;
         let unit = unit.map(|(id, fingerprint)| entries.to_unit(id, &fingerprint));
         let packed = unit.as_deref().unwrap_or(entries.bytes());
-        let max_bytes = self.engine.0.max_request_bytes;
-        if packed.len() as u64 > max_bytes {
-            return Err(Refusal::TooLarge { max_bytes });
-        }
+        self.check(packed)?;
         self.lane.count(packed)
+    }
+
+    fn check(&self, packed: &[u8]) -> Result<(), Refusal> {
+        self.engine.check_serving()?;
+        let max_bytes = self.engine.0.max_request_bytes;
+        if packed.len() as u64 > max_bytes { Err(Refusal::TooLarge { max_bytes }) } else { Ok(()) }
     }
 
     async fn ask_store(&self, key: String, known: Option<i64>) -> Result<Option<i64>, Refusal> {
@@ -260,13 +263,15 @@ impl Front for EngineFront {
         unit: Option<(&str, Fingerprint)>,
     ) -> impl Future<Output = Result<Counted, Refusal>> + Send {
         let handed_over = self.hand_over(entries, unit);
-        async move {
-            match handed_over?.await {
-                Answer::Counted(counted) => Ok(counted),
-                Answer::Refused(refusal) => Err(*refusal),
-                Answer::Total(_) => Err(Refusal::Stopping),
-            }
-        }
+        async move { handed_over?.await.counted().map_err(|refusal| *refusal) }
+    }
+
+    fn submit(&self, entries: &Entries) -> Option<Result<(), Refusal>> {
+        Some(self.check(entries.bytes()).and_then(|()| self.lane.submit(entries.bytes())))
+    }
+
+    fn poll_submitted(&self, cx: &Context<'_>, answers: &mut Vec<Result<Counted, Box<Refusal>>>) {
+        self.lane.poll_submitted(cx, answers);
     }
 
     async fn total(&self, key: &str) -> Result<Option<i64>, Refusal> {

@@ -1,6 +1,7 @@
 //! What a front door (HTTP today) asks of the engine.
 
 use std::future::Future;
+use std::task::Context;
 
 use counter::{Entries, Fingerprint};
 
@@ -110,6 +111,23 @@ pub trait Front: Clone + Send + 'static {
         entries: &Entries,
         unit: Option<(&str, Fingerprint)>,
     ) -> impl Future<Output = Result<Counted, Refusal>> + Send;
+
+    /// Hands over one request like [`count`](Self::count), without a place to wait in: the answer comes
+    /// through [`poll_submitted`](Self::poll_submitted). `None`: that is not offered here.
+    ///
+    /// # Errors
+    /// See [`Refusal`]; then there will be no answer.
+    fn submit(&self, entries: &Entries) -> Option<Result<(), Refusal>> {
+        let _ = entries;
+        None
+    }
+
+    /// Appends the answers there are to what was [submitted](Self::submit) through this front and its clones,
+    /// in the order of submission, and has the task woken when there are more. To be called by one task
+    /// alone, on the thread that submits.
+    fn poll_submitted(&self, cx: &Context<'_>, answers: &mut Vec<Result<Counted, Box<Refusal>>>) {
+        let _ = (cx, answers);
+    }
 
     /// The total of `key`: everything that this instance has answered for is in it, and what
     /// other instances flushed at most `read.max_age` ago. `None` where there is no such key.

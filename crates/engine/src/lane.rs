@@ -49,8 +49,23 @@ pub(crate) enum Answer {
     Total(Option<(i64, bool)>),
 }
 
-/// Who waits: a place among a lane's waiters.
+impl Answer {
+    /// The answer to a request to count.
+    pub(crate) fn counted(self) -> Result<Counted, Box<Refusal>> {
+        match self {
+            Self::Counted(counted) => Ok(counted),
+            Self::Refused(refusal) => Err(refusal),
+            // Only reads are answered so.
+            Self::Total(_) => Err(Box::new(Refusal::Stopping)),
+        }
+    }
+}
+
+/// Who waits: a place among a lane's waiters, or [`SUBMITTED`].
 pub(crate) type Slot = u32;
+
+/// Nobody waits: the answer goes to all that was submitted, in its order.
+const SUBMITTED: Slot = Slot::MAX;
 
 #[derive(Debug)]
 enum Waiter {
@@ -75,11 +90,19 @@ struct Outbox {
     driver: Option<Waker>,
 }
 
+/// Answers to what was submitted, and the task that takes them.
+#[derive(Debug, Default)]
+struct Submitted {
+    answers: Vec<Result<Counted, Box<Refusal>>>,
+    taker: Option<Waker>,
+}
+
 #[derive(Debug)]
 struct Shared {
     inbox: Mutex<Inbox>,
     outbox: Mutex<Outbox>,
     waiters: Mutex<Waiters>,
+    submitted: Mutex<Submitted>,
     bell: Arc<Bell>,
     max_packed: usize,
 }
@@ -92,24 +115,47 @@ impl Lane {
     /// `max_packed`: how many packed bytes may wait in it.
     pub(crate) fn new(bell: Arc<Bell>, max_packed: usize) -> Self {
         let (inbox, outbox, waiters) = (Mutex::default(), Mutex::default(), Mutex::default());
-        Self(Arc::new(Shared { inbox, outbox, waiters, bell, max_packed }))
+        Self(Arc::new(Shared { inbox, outbox, waiters, submitted: Mutex::default(), bell, max_packed }))
     }
 
     /// Hands over a request to count.
     pub(crate) fn count(&self, request: &[u8]) -> Result<Waiting, Refusal> {
         let slot = self.take_slot();
+        self.put(slot, request).inspect_err(|_| self.free_slot(slot))?;
+        Ok(Waiting { lane: self.clone(), slot, done: false })
+    }
+
+    /// Hands over a request to count, whose answer will be among those that
+    /// [`poll_submitted`](Self::poll_submitted) gives.
+    pub(crate) fn submit(&self, request: &[u8]) -> Result<(), Refusal> {
+        self.put(SUBMITTED, request)
+    }
+
+    #[inline]
+    fn put(&self, slot: Slot, request: &[u8]) -> Result<(), Refusal> {
         let mut inbox = lock(&self.0.inbox);
         let packed = inbox.packed.len() + request.len();
         if inbox.len() >= MAX_REQUESTS || packed > self.0.max_packed {
-            drop(inbox);
-            self.free_slot(slot);
             return Err(Refusal::Busy);
         }
         inbox.packed.extend_from_slice(request);
         inbox.counts.push((slot, packed as u32));
         drop(inbox);
         self.0.bell.ring();
-        Ok(Waiting { lane: self.clone(), slot, done: false })
+        Ok(())
+    }
+
+    /// Appends the answers to what was submitted, in the order of submission.
+    pub(crate) fn poll_submitted(
+        &self,
+        context: &Context<'_>,
+        answers: &mut Vec<Result<Counted, Box<Refusal>>>,
+    ) {
+        let mut submitted = lock(&self.0.submitted);
+        answers.append(&mut submitted.answers);
+        if !submitted.taker.as_ref().is_some_and(|taker| taker.will_wake(context.waker())) {
+            submitted.taker = Some(context.waker().clone());
+        }
     }
 
     /// Hands over a key to read.
@@ -175,7 +221,12 @@ impl Lane {
             return;
         }
         let mut waiters = lock(&self.0.waiters);
+        let mut submitted = lock(&self.0.submitted);
         for (slot, answer) in answers.drain(..) {
+            if slot == SUBMITTED {
+                submitted.answers.push(answer.counted());
+                continue;
+            }
             let waiter = &mut waiters.slots[slot as usize];
             match std::mem::replace(waiter, Waiter::Answered(answer)) {
                 Waiter::Waiting(Some(waker)) => waker.wake(),
@@ -185,6 +236,9 @@ impl Lane {
                     waiters.slots[slot as usize] = Waiter::Free { next };
                 }
             }
+        }
+        if let (false, Some(taker)) = (submitted.answers.is_empty(), &submitted.taker) {
+            taker.wake_by_ref();
         }
     }
 

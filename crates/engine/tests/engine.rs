@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
+use std::task::Poll;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -292,12 +293,51 @@ fn dropped_futures_leave_no_trace_but_their_increment() {
     thread.join().unwrap().unwrap();
 }
 
+/// What is submitted is answered in its order, among requests that are waited for, and refused one
+/// by one.
+#[test]
+fn what_is_submitted_is_answered_in_order_once_it_is_durable() {
+    let dir = tempfile::tempdir().unwrap();
+    let Running { engine, thread, batches: _batches } =
+        start(dir.path(), policy(Ack::Durable), 100, &Table::default());
+    on_lane(&engine, 0, async |front| {
+        front.count(&one("full", i64::MAX), None).await.unwrap();
+        let mut answers = Vec::new();
+        let mut expected = Vec::new();
+        let mut sum = 0;
+        for n in 1..=300 {
+            let counts = n % 10 > 3;
+            let key = if counts { "key" } else { "full" };
+            assert_eq!(front.submit(&one(key, n)), Some(Ok(())));
+            expected.push(counts);
+            sum += if counts { n } else { 0 };
+            if n % 7 == 0 {
+                // It was handed over after what was submitted before.
+                assert_eq!(front.count(&one("key", 0), None).await.unwrap().total, sum);
+            }
+        }
+        std::future::poll_fn(|cx| {
+            front.poll_submitted(cx, &mut answers);
+            if answers.len() < expected.len() { Poll::Pending } else { Poll::Ready(()) }
+        })
+        .await;
+        let counted: Vec<bool> = answers.iter().map(Result::is_ok).collect();
+        assert_eq!(counted, expected);
+        let refused = answers.iter().filter_map(|answer| answer.as_ref().err());
+        refused.for_each(|refusal| assert!(matches!(**refusal, Refusal::Overflow { .. }), "{refusal}"));
+        assert_eq!(front.total("key").await, Ok(Some(sum)));
+    });
+    engine.controls().send(Control::Quit);
+    thread.join().unwrap().unwrap();
+}
+
 #[test]
 fn before_the_run_and_after_the_stop_requests_are_refused() {
     let engine = Engine::new(1, 1000, Duration::ZERO);
     let (front, _driver) = engine.front(0);
     let refused = pollster(front.count(&one("a", 1), None));
     assert!(matches!(refused, Err(Refusal::Starting(_))));
+    assert!(matches!(front.submit(&one("a", 1)), Some(Err(Refusal::Starting(_)))));
     engine.stop_taking();
     assert_eq!(pollster(front.total("a")), Err(Refusal::Stopping));
 }

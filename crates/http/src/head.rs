@@ -16,6 +16,7 @@ pub(crate) struct Head<'h> {
     encoded: bool,
     chunked: bool,
     prefers: bool,
+    http_11: bool,
 }
 
 /// How a body is written.
@@ -34,7 +35,7 @@ impl<'h> Head<'h> {
     /// Content-Types, or a transfer coding besides `chunked`, which hyper would let through
     /// (`gzip, chunked`).
     pub(crate) fn read(version: Version, headers: &'h HeaderMap) -> Result<Self, Box<Problem>> {
-        let mut head = Self::default();
+        let mut head = Self { http_11: version == Version::HTTP_11, ..Self::default() };
         let mut hosts = 0;
         let mut types = 0;
         let mut codings = 0;
@@ -80,6 +81,12 @@ impl<'h> Head<'h> {
     #[inline]
     pub(crate) fn is_chunked(&self) -> bool {
         self.chunked
+    }
+
+    /// Whether the request came as HTTP/1.1.
+    #[inline]
+    pub(crate) fn is_http_11(&self) -> bool {
+        self.http_11
     }
 
     /// How the body is written.

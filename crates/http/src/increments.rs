@@ -1,5 +1,8 @@
 //! Counting: one increment, or many at once.
 
+use std::cell::RefCell;
+use std::rc::Rc;
+
 use counter::{Decoder, Entries, Entry};
 use engine::{Counted, Front};
 use hyper::StatusCode;
@@ -7,6 +10,7 @@ use hyper::body::Incoming;
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::head::{Allowed, Format, Head};
+use crate::io::Socket;
 use crate::problem::Problem;
 use crate::service::{Answer, Worker};
 use crate::stats::Route;
@@ -32,6 +36,7 @@ const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-appli
 pub(crate) async fn one<F: Front>(
     worker: &Worker<F>,
     watch: &Watch,
+    socket: &Rc<RefCell<Socket>>,
     head: &Head<'_>,
     headers: &HeaderMap,
     body: &mut Incoming,
@@ -44,11 +49,17 @@ pub(crate) async fn one<F: Front>(
         _ => json::one(bytes, &mut entries),
     };
     body::read(body, worker.options.increment_max_bytes, &worker.budget, watch, parse).await?;
+    let represent = head.wants_representation(headers);
+    if id.is_none()
+        && !represent
+        && let Some(answer) = submit(worker, socket, Route::Increment, head, &entries)
+    {
+        worker.recycle(entries);
+        return answer;
+    }
     let counted = count(worker, Route::Increment, &entries, id.as_deref()).await?;
     let mut answer = Answer::empty(StatusCode::ACCEPTED);
-    if head.wants_representation(headers)
-        && let Some(Ok(Entry::Increment { key, .. })) = Decoder::new(entries.bytes()).next()
-    {
+    if represent && let Some(Ok(Entry::Increment { key, .. })) = Decoder::new(entries.bytes()).next() {
         let mut total = counted.total;
         if counted.partial {
             // It is counted; where the store can't be asked, what is known here has to do.
@@ -65,6 +76,7 @@ pub(crate) async fn one<F: Front>(
 pub(crate) async fn many<F: Front>(
     worker: &Worker<F>,
     watch: &Watch,
+    socket: &Rc<RefCell<Socket>>,
     head: &Head<'_>,
     body: &mut Incoming,
 ) -> Result<Answer, Box<Problem>> {
@@ -79,8 +91,33 @@ pub(crate) async fn many<F: Front>(
     if entries.count() == 0 {
         return Err(Problem::invalid("there is no entry to count; send at least one"));
     }
+    if id.is_none()
+        && let Some(answer) = submit(worker, socket, Route::Increments, head, &entries)
+    {
+        return answer;
+    }
     let counted = count(worker, Route::Increments, &entries, id.as_deref()).await?;
     Ok(marked(Answer::empty(StatusCode::ACCEPTED), counted))
+}
+
+/// Hands over what is answered by a bare 202, and makes that at once, to be held back until it is
+/// true. `None` where the request has to be waited for instead.
+fn submit<F: Front>(
+    worker: &Worker<F>,
+    socket: &Rc<RefCell<Socket>>,
+    route: Route,
+    head: &Head<'_>,
+    entries: &Entries,
+) -> Option<Result<Answer, Box<Problem>>> {
+    if !head.is_http_11() || !socket.borrow().may_hold() {
+        return None;
+    }
+    let submitted = worker.front.submit(entries)?;
+    Some(submitted.map_err(Box::<Problem>::from).map(|()| {
+        socket.borrow_mut().hold();
+        worker.submitted.borrow_mut().push_back((Rc::downgrade(socket), route));
+        Answer::held()
+    }))
 }
 
 async fn count<F: Front>(

@@ -20,19 +20,28 @@ use std::task::{Context, Poll, ready};
 use hyper::rt::{Read, ReadBufCursor, Write};
 use socket2::SockRef;
 use tokio::net::TcpStream;
+use tracing::error;
 
+use crate::held::Held;
 use crate::polled::Polled;
+use crate::problem::Problem;
 use crate::ring::{Handle, Ring};
 use crate::watch::Watch;
 
 /// With so many bytes unsent nothing more is read: a client that doesn't take its answers gets
 /// no further ones made.
 const HIGH_WATER_BYTES: usize = 64 << 10;
+/// So many answers are held for one connection; a request after them waits by itself, so that a
+/// client that pipelines doesn't fill the writer's lane.
+const MAX_HELD: usize = 128;
 
 /// A socket, and what is still to be sent on it.
 pub(crate) struct Socket {
     way: Way,
     watch: Rc<Watch>,
+    held: Held,
+    /// hyper has bytes that it could not write yet.
+    stuck: bool,
 }
 
 enum Way {
@@ -50,16 +59,65 @@ impl Socket {
             Some(ring) => Way::Ring(ring.add(stream.into_std()?, Rc::clone(&watch))?),
             None => Way::Polled(Polled::new(stream, Rc::clone(&watch))),
         };
-        Ok(Self { way, watch })
+        Ok(Self { way, watch, held: Held::default(), stuck: false })
     }
 
-    /// Lines `bytes` up to be sent.
+    /// Lines `bytes` up to be sent, behind what is held.
     #[inline]
     pub(crate) fn push(&mut self, bytes: &[u8]) {
-        match &mut self.way {
-            Way::Polled(polled) => polled.push(bytes),
-            Way::Ring(handle) => handle.push(bytes),
+        if !self.held.push(bytes) {
+            self.way.push(bytes);
         }
+    }
+
+    /// Whether the next answer may be [held](Self::hold): it will be written alone, and at once.
+    #[inline]
+    pub(crate) fn may_hold(&self) -> bool {
+        !self.stuck && self.held.len() < MAX_HELD && self.unsent() < HIGH_WATER_BYTES
+    }
+
+    /// Holds the next answer that is written, and all that is written behind it, until
+    /// [`release`](Self::release).
+    #[inline]
+    pub(crate) fn hold(&mut self) {
+        self.held.begin();
+        self.watch.set_holding(true);
+    }
+
+    /// Lines the oldest answer that is held up to be sent, or what refuses in its place.
+    /// [`go`](Self::go) sends it.
+    #[inline]
+    pub(crate) fn release(&mut self, refused: Option<&Problem>) {
+        let Self { way, held, .. } = self;
+        if !held.release(refused, |bytes| way.push(bytes)) {
+            // It is gone from what is held, so nobody takes it for an acceptance.
+            error!("An answer could not be replaced, so its connection is closed; please report it");
+            way.sever();
+        }
+        if self.held.is_empty() {
+            self.watch.set_holding(false);
+        }
+    }
+
+    /// Sends what was released; from outside of the connection's task.
+    #[inline]
+    pub(crate) fn go(&mut self) {
+        match &mut self.way {
+            // Whatever fails, the connection finds as well.
+            Way::Ring(handle) => drop(handle.send()),
+            Way::Polled(_) => self.watch.wake(),
+        }
+        if let Some(waker) = self.held.take_waker() {
+            waker.wake();
+        }
+    }
+
+    fn unsent(&self) -> usize {
+        self.held.bytes()
+            + match &self.way {
+                Way::Polled(polled) => polled.unsent(),
+                Way::Ring(handle) => handle.unsent(),
+            }
     }
 
     /// Has what is lined up sent as far as the client takes it now. The rest follows by itself on
@@ -78,8 +136,13 @@ impl Socket {
         }
     }
 
-    /// Sends what is lined up; ready when the kernel has all of it.
+    /// Sends what is lined up; ready when the kernel has all of it, and nothing is held.
     fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.held.is_empty() {
+            self.held.wake_when_empty(cx);
+            self.send(cx)?;
+            return Poll::Pending;
+        }
         match &mut self.way {
             Way::Polled(polled) => polled.poll_send(cx),
             Way::Ring(handle) => handle.poll_sent(cx),
@@ -134,11 +197,7 @@ impl Socket {
     /// Ready while less is unsent than may be.
     #[inline]
     fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let unsent = match &self.way {
-            Way::Polled(polled) => polled.unsent(),
-            Way::Ring(handle) => handle.unsent(),
-        };
-        if unsent < HIGH_WATER_BYTES { Poll::Ready(Ok(())) } else { self.poll_sent(cx) }
+        if self.unsent() < HIGH_WATER_BYTES { Poll::Ready(Ok(())) } else { self.poll_sent(cx) }
     }
 }
 
@@ -147,6 +206,24 @@ pub(crate) fn holds_more(socket: &impl AsFd) -> bool {
     let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
     let bytes = SockRef::from(socket).recv_with_flags(&mut [MaybeUninit::uninit()], flags);
     bytes.is_ok_and(|bytes| bytes > 0)
+}
+
+impl Way {
+    #[inline]
+    fn push(&mut self, bytes: &[u8]) {
+        match self {
+            Self::Polled(polled) => polled.push(bytes),
+            Self::Ring(handle) => handle.push(bytes),
+        }
+    }
+
+    /// Ends the connection both ways, at once.
+    fn sever(&self) {
+        match self {
+            Self::Polled(polled) => polled.sever(),
+            Self::Ring(handle) => handle.sever(),
+        }
+    }
 }
 
 /// hyper's side of a [`Socket`].
@@ -174,7 +251,9 @@ impl Write for Io {
     #[inline]
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let mut socket = self.0.borrow_mut();
-        ready!(socket.poll_room(cx))?;
+        let room = socket.poll_room(cx)?;
+        socket.stuck = room.is_pending();
+        ready!(room);
         socket.push(bytes);
         Poll::Ready(Ok(bytes.len()))
     }

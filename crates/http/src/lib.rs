@@ -31,6 +31,7 @@ mod form;
 #[doc(hidden)]
 pub mod fuzzing;
 mod head;
+mod held;
 mod idempotency;
 mod increments;
 mod io;

@@ -2,10 +2,12 @@
 
 use std::io;
 use std::mem::MaybeUninit;
+use std::net::Shutdown;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -70,6 +72,12 @@ impl Polled {
     /// Whether something has come that was not taken yet.
     pub(crate) fn has_more(&self) -> bool {
         holds_more(&self.stream)
+    }
+
+    /// Ends the connection both ways, at once.
+    pub(crate) fn sever(&self) {
+        // Fails where the peer is gone already.
+        let _ = SockRef::from(&self.stream).shutdown(Shutdown::Both);
     }
 
     pub(crate) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

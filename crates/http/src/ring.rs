@@ -346,6 +346,12 @@ impl Handle {
         self.ring.0.borrow().ports[self.at].stream.shutdown(Shutdown::Write)
     }
 
+    /// Ends the connection both ways, at once.
+    pub(crate) fn sever(&self) {
+        // Fails where the peer is gone already.
+        let _ = self.ring.0.borrow().ports[self.at].stream.shutdown(Shutdown::Both);
+    }
+
     /// Gives `take` what has come, at most `most` bytes of it; none at the end of the stream.
     #[inline]
     pub(crate) fn poll_take(

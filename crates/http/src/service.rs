@@ -1,13 +1,15 @@
 //! From a request to its answer.
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::convert::Infallible;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
+use std::task::Context;
 
 use bytes::Bytes;
 use counter::Entries;
-use engine::Front;
+use engine::{Counted, Front, Refusal};
 use http_body_util::Full;
 use hyper::body::{Body, Incoming};
 use hyper::header::{ALLOW, CONNECTION, CONTENT_TYPE, EXPECT, HeaderMap, HeaderName, HeaderValue};
@@ -16,6 +18,7 @@ use hyper::{Method, Request, Response, StatusCode};
 
 use crate::body::Budget;
 use crate::head::{Head, improper};
+use crate::io::Socket;
 use crate::problem::{self, Problem};
 use crate::stats::{Route, Stats};
 use crate::watch::{Phase, Watch};
@@ -36,6 +39,8 @@ pub(crate) struct Worker<F> {
     pub(crate) budget: Arc<Budget>,
     /// Used ones, so that a request needn't allocate.
     pub(crate) spare_entries: RefCell<Vec<Entries>>,
+    /// Whose answers are held, in the order of submission.
+    pub(crate) submitted: RefCell<VecDeque<(Weak<RefCell<Socket>>, Route)>>,
 }
 
 impl<F> Worker<F> {
@@ -57,6 +62,31 @@ impl<F> Worker<F> {
     }
 }
 
+impl<F: Front> Worker<F> {
+    /// Lets the answers go that are true by now, and replaces those that aren't. `answers` is kept
+    /// for its memory.
+    pub(crate) fn release(&self, cx: &Context<'_>, answers: &mut Vec<Result<Counted, Box<Refusal>>>) {
+        self.front.poll_submitted(cx, answers);
+        let mut submitted = self.submitted.borrow_mut();
+        let mut answers = answers.drain(..);
+        while let Some(answer) = answers.next() {
+            let Some((socket, route)) = submitted.pop_front() else { break };
+            let refused = answer.err().map(|refusal| Box::<Problem>::from(*refusal));
+            let status = refused.as_ref().map_or(StatusCode::ACCEPTED, |problem| problem.status);
+            self.stats.count_request(self.index, route, status.as_u16());
+            // All of a connection's that are known go together.
+            let more = answers.len() > 0 && submitted.front().is_some_and(|(next, _)| next.ptr_eq(&socket));
+            // A connection that is gone has nobody to be told.
+            let Some(socket) = socket.upgrade() else { continue };
+            let mut socket = socket.borrow_mut();
+            socket.release(refused.as_deref());
+            if !more {
+                socket.go();
+            }
+        }
+    }
+}
+
 /// What is sent back.
 #[derive(Debug)]
 pub(crate) struct Answer {
@@ -64,11 +94,18 @@ pub(crate) struct Answer {
     body: Bytes,
     pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
     close: bool,
+    /// It is counted when it goes.
+    held: bool,
 }
 
 impl Answer {
     pub(crate) fn empty(status: StatusCode) -> Self {
-        Self { status, body: Bytes::new(), headers: Vec::new(), close: false }
+        Self { status, body: Bytes::new(), headers: Vec::new(), close: false, held: false }
+    }
+
+    /// A 202 whose bytes the socket holds back.
+    pub(crate) fn held() -> Self {
+        Self { held: true, ..Self::empty(StatusCode::ACCEPTED) }
     }
 
     pub(crate) fn json(status: StatusCode, json: impl Into<Bytes>) -> Self {
@@ -76,7 +113,7 @@ impl Answer {
     }
 
     fn text(status: StatusCode, media_type: HeaderValue, text: impl Into<Bytes>) -> Self {
-        Self { status, body: text.into(), headers: vec![(CONTENT_TYPE, media_type)], close: false }
+        Self { body: text.into(), headers: vec![(CONTENT_TYPE, media_type)], ..Self::empty(status) }
     }
 
     /// `headers` are those of the request: their memory serves again, for the answer and, as
@@ -130,12 +167,13 @@ pub(crate) const COUNTER: &str = "/counters/";
 pub(crate) async fn handle<F: Front>(
     worker: Rc<Worker<F>>,
     watch: Rc<Watch>,
+    socket: Rc<RefCell<Socket>>,
     request: Request<Incoming>,
 ) -> Result<Response<Payload>, Infallible> {
     watch.enter(Phase::Busy);
     let (parts, mut body) = request.into_parts();
     let route = Route::of(parts.uri.path());
-    let mut answer = match answer(&worker, &watch, route, &parts, &mut body).await {
+    let mut answer = match answer(&worker, &watch, &socket, route, &parts, &mut body).await {
         Ok(answer) => answer,
         Err(problem) => Answer::from(problem),
     };
@@ -144,7 +182,9 @@ pub(crate) async fn handle<F: Front>(
         // To ask for the rest would invite a client that waits for "100 Continue" to send it.
         answer.close = parts.headers.contains_key(EXPECT) || !body::is_here(&mut body).await;
     }
-    worker.stats.count_request(worker.index, route, answer.status.as_u16());
+    if !answer.held {
+        worker.stats.count_request(worker.index, route, answer.status.as_u16());
+    }
     watch.enter(Phase::Idle);
     Ok(answer.into_response(parts.headers))
 }
@@ -153,6 +193,7 @@ pub(crate) async fn handle<F: Front>(
 async fn answer<F: Front>(
     worker: &Worker<F>,
     watch: &Watch,
+    socket: &Rc<RefCell<Socket>>,
     route: Route,
     parts: &Parts,
     body: &mut Incoming,
@@ -163,10 +204,10 @@ async fn answer<F: Front>(
     }
     match route {
         Route::Increment if parts.method == Method::POST => {
-            increments::one(worker, watch, &head, &parts.headers, body).await
+            increments::one(worker, watch, socket, &head, &parts.headers, body).await
         }
         Route::Increments if parts.method == Method::POST => {
-            increments::many(worker, watch, &head, body).await
+            increments::many(worker, watch, socket, &head, body).await
         }
         Route::Increment | Route::Increments => Err(method_not_allowed("POST")),
         Route::Unknown => {

@@ -52,6 +52,8 @@ pub(crate) struct Watch {
     phase: Cell<Phase>,
     since: Cell<u32>,
     blocked_since: Cell<Option<u32>>,
+    /// An answer is held back: how long is the engine's business.
+    holding: Cell<bool>,
     verdict: Cell<Verdict>,
     stopping: Cell<bool>,
     last: Cell<bool>,
@@ -94,6 +96,15 @@ impl Watch {
             (true, None) => self.blocked_since.set(Some(self.clock.0.get())),
             (false, Some(_)) => self.blocked_since.set(None),
             _ => {}
+        }
+    }
+
+    /// Whether an answer is held back. Only when none is any more does a client begin to be idle.
+    #[inline]
+    pub(crate) fn set_holding(&self, holding: bool) {
+        self.holding.set(holding);
+        if !holding && self.phase.get() == Phase::Idle {
+            self.since.set(self.clock.0.get());
         }
     }
 
@@ -145,7 +156,7 @@ impl Watch {
         self.wake();
     }
 
-    fn wake(&self) {
+    pub(crate) fn wake(&self) {
         if let Some(waker) = &*self.waker.borrow() {
             waker.wake_by_ref();
         }
@@ -196,6 +207,7 @@ impl Watchdog {
             phase: Cell::new(Phase::Idle),
             since: Cell::new(self.clock.0.get()),
             blocked_since: Cell::new(None),
+            holding: Cell::new(false),
             verdict: Cell::new(Verdict::Fine),
             stopping: Cell::new(false),
             last: Cell::new(false),
@@ -245,6 +257,7 @@ impl Watchdog {
         }
         let (limit, verdict) = match watch.phase.get() {
             Phase::Busy => return Verdict::Fine,
+            Phase::Idle if watch.holding.get() => return Verdict::Fine,
             Phase::Idle => (limits.idle, Verdict::Close),
             Phase::Head => (limits.head, Verdict::HeadLate),
             Phase::Body => (limits.body, Verdict::BodyLate),

@@ -1,10 +1,12 @@
 //! One worker: an event loop that accepts connections, serves them and keeps their deadlines.
 
 use std::cell::RefCell;
+use std::future::poll_fn;
 use std::io;
 use std::net::TcpListener as StdListener;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use engine::Front;
@@ -91,9 +93,24 @@ pub(crate) fn run<F: Front>(
             telemetry: seat.telemetry,
             budget: seat.budget,
             spare_entries: RefCell::default(),
+            submitted: RefCell::default(),
         });
-        Loop::new(worker, ring, driver.map(spawn_local)).run(listener, seat.stop).await
+        let answering = spawn_local(answering(Rc::clone(&worker), driver));
+        Loop::new(worker, ring, Some(answering)).run(listener, seat.stop).await
     })
+}
+
+/// Drives what came with the front, and lets answers go. Never ends.
+async fn answering<F: Front>(worker: Rc<Worker<F>>, mut driver: Option<Driver>) {
+    let mut answers = Vec::new();
+    poll_fn(|cx| {
+        if driver.as_mut().is_some_and(|driver| driver.as_mut().poll(cx).is_ready()) {
+            driver = None;
+        }
+        worker.release(cx, &mut answers);
+        Poll::Pending
+    })
+    .await
 }
 
 /// Takes the ring from the thread after the runtime, and with it every connection, is gone.
@@ -206,8 +223,10 @@ impl<F: Front> Loop<F> {
         };
         let Some(socket) = self.socket(stream, &watch) else { return };
         let builder = Rc::clone(&self.builder);
-        let (worker, seen) = (Rc::clone(worker), Rc::clone(&watch));
-        let service = service_fn(move |request| handle(Rc::clone(&worker), Rc::clone(&seen), request));
+        let (worker, seen, held_by) = (Rc::clone(worker), Rc::clone(&watch), Rc::clone(&socket));
+        let service = service_fn(move |request| {
+            handle(Rc::clone(&worker), Rc::clone(&seen), Rc::clone(&held_by), request)
+        });
         spawn_local(async move {
             let _place = place;
             connection::serve(&builder, socket, watch, service).await;

@@ -1,6 +1,6 @@
 //! A client that sends bytes as they are, and reads answers strictly.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
 
@@ -96,6 +96,18 @@ impl Client {
             Ok(bytes) => bytes == 0,
             Err(error) => error.kind() == std::io::ErrorKind::ConnectionReset,
         }
+    }
+
+    /// Whether nothing has come that wasn't received.
+    pub fn has_nothing(&mut self) -> bool {
+        self.reader.get_ref().set_nonblocking(true).expect("a socket");
+        let nothing = self.reader.fill_buf().is_err_and(|error| error.kind() == ErrorKind::WouldBlock);
+        self.reader.get_ref().set_nonblocking(false).expect("a socket");
+        nothing
+    }
+
+    pub fn peer(&self) -> SocketAddr {
+        self.reader.get_ref().peer_addr().expect("a connection")
     }
 
     /// Everything until the server closes.

@@ -5,11 +5,12 @@
 
 mod client;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::ops::Bound;
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 use counter::{Decoder, Entries, Entry, Fingerprint};
@@ -21,13 +22,26 @@ pub use client::*;
 
 /// Counts in a map.
 #[derive(Clone, Default)]
-pub struct Memory(Arc<Shared>);
+pub struct Memory(Arc<Shared>, Arc<Submissions>);
+
+/// What was submitted on one worker.
+#[derive(Default)]
+struct Submissions(Mutex<Submitted>);
+
+#[derive(Default)]
+struct Submitted {
+    waiting: VecDeque<Entries>,
+    answers: Vec<Result<Counted, Box<Refusal>>>,
+    taker: Option<Waker>,
+}
 
 #[derive(Default)]
 struct Shared {
     state: Mutex<State>,
     /// Requests wait here where a gate is set; one permit lets one through.
     gate: Mutex<Option<Arc<Semaphore>>>,
+    /// Those of all workers, once [`Memory::take_submissions`] was called.
+    submissions: Mutex<Option<Vec<Arc<Submissions>>>>,
 }
 
 #[derive(Default)]
@@ -65,6 +79,39 @@ impl Memory {
         gate
     }
 
+    /// From now on requests may be submitted; each waits for [`Memory::answer`].
+    pub fn take_submissions(&self) {
+        *self.0.submissions.lock().unwrap() = Some(Vec::new());
+    }
+
+    /// Counts the oldest of what was submitted on each worker, so many at most.
+    pub fn answer(&self, most: usize) {
+        let submissions = self.0.submissions.lock().unwrap().clone().unwrap();
+        for submissions in submissions {
+            let mut submitted = submissions.0.lock().unwrap();
+            let most = most.min(submitted.waiting.len());
+            for entries in submitted.waiting.drain(..most).collect::<Vec<_>>() {
+                submitted.answers.push(self.count_now(&entries, None).map_err(Box::new));
+            }
+            if let Some(taker) = &submitted.taker {
+                taker.wake_by_ref();
+            }
+        }
+    }
+
+    fn on_a_worker(&self) -> Self {
+        let submissions = Arc::<Submissions>::default();
+        if let Some(all) = &mut *self.0.submissions.lock().unwrap() {
+            all.push(Arc::clone(&submissions));
+        }
+        Self(Arc::clone(&self.0), submissions)
+    }
+
+    /// How many requests to count have reached the front.
+    pub fn asked(&self) -> usize {
+        self.0.state.lock().unwrap().asked
+    }
+
     /// Waits until so many requests to count have reached the front.
     pub fn wait_for(&self, asked: usize) {
         while self.0.state.lock().unwrap().asked < asked {
@@ -73,13 +120,8 @@ impl Memory {
     }
 }
 
-impl Front for Memory {
-    async fn count(&self, entries: &Entries, unit: Option<(&str, Fingerprint)>) -> Result<Counted, Refusal> {
-        self.0.state.lock().unwrap().asked += 1;
-        let gate = self.0.gate.lock().unwrap().clone();
-        if let Some(gate) = gate {
-            gate.acquire().await.expect("the gate stays open").forget();
-        }
+impl Memory {
+    fn count_now(&self, entries: &Entries, unit: Option<(&str, Fingerprint)>) -> Result<Counted, Refusal> {
         let mut state = self.0.state.lock().unwrap();
         if let Some(refusal) = &state.refusal {
             return Err(refusal.clone());
@@ -112,7 +154,30 @@ impl Front for Memory {
         state.totals = totals;
         Ok(counted)
     }
+}
 
+impl Front for Memory {
+    async fn count(&self, entries: &Entries, unit: Option<(&str, Fingerprint)>) -> Result<Counted, Refusal> {
+        self.0.state.lock().unwrap().asked += 1;
+        let gate = self.0.gate.lock().unwrap().clone();
+        if let Some(gate) = gate {
+            gate.acquire().await.expect("the gate stays open").forget();
+        }
+        self.count_now(entries, unit)
+    }
+
+    fn submit(&self, entries: &Entries) -> Option<Result<(), Refusal>> {
+        self.0.submissions.lock().unwrap().as_ref()?;
+        self.1.0.lock().unwrap().waiting.push_back(entries.clone());
+        self.0.state.lock().unwrap().asked += 1;
+        Some(Ok(()))
+    }
+
+    fn poll_submitted(&self, cx: &Context<'_>, answers: &mut Vec<Result<Counted, Box<Refusal>>>) {
+        let mut submitted = self.1.0.lock().unwrap();
+        answers.append(&mut submitted.answers);
+        submitted.taker = Some(cx.waker().clone());
+    }
     async fn total(&self, key: &str) -> Result<Option<i64>, Refusal> {
         let state = self.0.state.lock().unwrap();
         state.refusal.clone().map_or_else(|| Ok(state.totals.get(key).copied()), Err)
@@ -160,10 +225,20 @@ pub fn start() -> Running {
 /// With the event loop that `INCREMENTER_TEST_EVENT_LOOP` names; `scripts/test` runs all once more
 /// with epoll.
 pub fn start_with(options: Options) -> Running {
+    start_before(options, Memory::default())
+}
+
+/// Requests may be submitted: a 202 is made at once, and held until [`Memory::answer`].
+pub fn start_holding(options: Options) -> Running {
+    let front = Memory::default();
+    front.take_submissions();
+    start_before(options, front)
+}
+
+fn start_before(options: Options, front: Memory) -> Running {
     let event_loop =
         std::env::var("INCREMENTER_TEST_EVENT_LOOP").map_or(EventLoop::IoUring, |name| name.parse().unwrap());
     let options = Options { event_loop, ..options };
-    let front = Memory::default();
     let binding = Binding::bind(loopback(), workers(2)).expect("a free port");
     let address = binding.local_addr();
     let made = front.clone();
@@ -171,7 +246,7 @@ pub fn start_with(options: Options) -> Running {
     let server = http_front::serve(
         binding,
         options,
-        move |_| (made.clone(), None),
+        move |_| (made.on_a_worker(), None),
         telemetry,
         |exit| panic!("{exit:?}"),
     )
