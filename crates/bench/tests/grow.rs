@@ -87,7 +87,7 @@ fn growth_by_connections_is_measured_and_drawn() {
 
 #[test]
 fn growth_by_keys_is_measured_and_drawn() {
-    const KEYS: [u64; 4] = [10, 100, 1000, 20_000];
+    const KEYS: [u64; 4] = [10_000, 12_000, 14_000, 20_000];
     let (experiment, page) = measured("keys", KEYS, &["--at-connections", "4"]);
     assert!(experiment.runs.iter().all(|run| run.load.connections == 4));
     // The fill is in the sums: they can't be right without it.
@@ -152,7 +152,9 @@ fn a_point_whose_sums_are_wrong_does_not_count_nor_what_was_measured_beside() {
     let durable = experiment.runs.iter().find(|run| run.server == "durable").unwrap();
     assert!(durable.failures[0].ends_with("of what was acknowledged is not stored"), "{durable:?}");
     let mut beside = experiment.figures.iter().filter(|figure| figure.point.is_some());
-    assert!(beside.clone().count() > 0 && beside.all(|figure| !figure.failures.is_empty()));
+    assert!(beside.clone().count() > 0 && beside.clone().all(|figure| !figure.failures.is_empty()));
+    // So few counters can't be told from what a server's memory varies by.
+    assert!(!beside.any(|figure| figure.quantity.starts_with("memory_per_counter")));
 }
 
 /// Serves as the product does, but takes fewer counters than it is to hold.
