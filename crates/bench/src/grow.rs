@@ -49,7 +49,7 @@ pub struct Options {
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: u32,
     /// How long the load lasts at each point, in seconds
-    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=3600))]
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=3600))]
     seconds: u32,
     /// The same load before that, in seconds; it isn't measured, but its sums are checked
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(0..=3600))]
