@@ -21,7 +21,8 @@ const STEADY_LOOKS: u32 = 5;
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 const STEADY_WITHIN: Duration = Duration::from_secs(10);
 const SLACK_BYTES: u64 = 256 << 10;
-/// A server's memory varies by some 100 KiB: among fewer counters that is more than theirs.
+/// A server's memory varies by some 100 KiB, and flushes leave some MiB in the allocator: among
+/// fewer counters that hides what they take.
 const COUNTERS_SHOW_FROM: u32 = 10_000;
 
 /// How long a point takes beside its load, about.
