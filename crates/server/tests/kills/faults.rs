@@ -200,10 +200,8 @@ fn cut(world: &mut World, at: usize, how: Cut) {
     let before = failures(world, at);
     world.instances[at].proxy.cut(how);
     world.wait_until("the connection has been cut", || world.instances[at].proxy.has_cut());
-    if matches!(how, Cut::SilenceFromCommit) {
-        if world.rng.bool() {
-            world.wait_until("a flush is given up", || failures(world, at) > before);
-        }
+    if matches!(how, Cut::SilenceFromCommit) && world.rng.bool() {
+        world.wait_until("a flush is given up", || failures(world, at) > before);
     }
 }
 
