@@ -19,9 +19,9 @@ const STOP_WITHIN: Duration = Duration::from_secs(120);
 const FLUSH_WITHIN: Duration = Duration::from_secs(120);
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
-/// What the last server over this data directory has logged.
+/// What the last server over this data directory has logged, in one line.
 pub(super) fn said(data: &Path) -> String {
-    std::fs::read_to_string(log_of(data)).unwrap_or_default().trim().to_owned()
+    std::fs::read_to_string(log_of(data)).unwrap_or_default().trim().replace('\n', " | ")
 }
 
 fn log_of(data: &Path) -> PathBuf {
