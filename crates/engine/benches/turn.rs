@@ -138,7 +138,7 @@ impl Running {
         let (writer, _) = starting.replay(Seq::ZERO, now).expect("an empty journal");
         let engine = Engine::new(1, journal::max_payload_bytes(SEGMENT), Duration::from_secs(3600));
         let (front, driver) = engine.front(0);
-        engine.begin();
+        engine.begin(&writer, now);
         Self { engine, front, driver: Box::pin(driver), writer, scratch: Scratch::default(), now }
     }
 

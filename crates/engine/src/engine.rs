@@ -119,7 +119,7 @@ impl Engine {
     ) -> Result<(), Fatal> {
         let bell = &self.0.bell;
         bell.attend();
-        self.begin();
+        self.begin(&writer, clock.now());
         let mut scratch = Scratch::default();
         let mut pace = Pace::default();
         let mut more = true;
@@ -144,7 +144,9 @@ impl Engine {
 
     /// Takes requests from now on. [`run`](Self::run) begins with it; so does whoever calls
     /// [`turn`](Self::turn) instead.
-    pub fn begin(&self) {
+    pub fn begin<D: Disk>(&self, writer: &Writer<D>, now: Now) {
+        // First: a stop that finds it serving asks the vitals whether anything has to be flushed.
+        writer.publish(&self.0.vitals, now);
         if self.0.vitals.phase() == Phase::Starting {
             self.0.vitals.set_phase(Phase::Serving);
         }

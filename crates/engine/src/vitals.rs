@@ -1,6 +1,8 @@
 //! What can be seen of an engine from outside: numbers that the writer publishes after each turn.
 
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Acquire, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release,
+};
 
 use counter::Seq;
 
@@ -59,7 +61,7 @@ impl Vitals {
     /// What the instance is doing.
     #[must_use]
     pub fn phase(&self) -> Phase {
-        match self.phase.load(Relaxed) {
+        match self.phase.load(Acquire) {
             0 => Phase::Starting,
             1 => Phase::Serving,
             _ => Phase::Stopping,
@@ -87,7 +89,8 @@ impl Vitals {
             Phase::Serving => 1,
             Phase::Stopping => 2,
         };
-        self.phase.store(byte, Relaxed);
+        // Whoever finds it so finds what was published before, too.
+        self.phase.store(byte, Release);
     }
 
     /// How long ago the oldest pending increment was accepted, milliseconds; 0 while nothing is

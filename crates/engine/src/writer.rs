@@ -381,7 +381,7 @@ impl<D: Disk> Writer<D> {
         Ok(self.machine.batches.hand_over())
     }
 
-    fn publish(&self, vitals: &Vitals, now: Now) {
+    pub(crate) fn publish(&self, vitals: &Vitals, now: Now) {
         vitals.pending_updates.store(self.machine.batches.updates() as u64, Relaxed);
         vitals.oldest_pending_ms.store(self.machine.batches.oldest_ms().unwrap_or(0), Relaxed);
         vitals.counters.store(self.machine.counters() as u64, Relaxed);

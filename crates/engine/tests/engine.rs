@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
 use std::task::Poll;
@@ -14,7 +15,7 @@ use std::time::Duration;
 use counter::{Applied, Batch, Entries, Seq, StoreId};
 use engine::{
     Ack, Clock, Control, Engine, EngineFront, Front, Limits, Lookup, Page, PageRequest, Policy, Refusal,
-    Starting, SystemClock,
+    Starting, SystemClock, Writer,
 };
 use journal::{Fatal, Journal, Options, RealDisk};
 use tokio::sync::oneshot;
@@ -62,6 +63,18 @@ struct Running {
 }
 
 fn start(dir: &Path, policy: Policy, max_segments: u64, table: &Table) -> Running {
+    let (engine, writer) = replayed(dir, policy, max_segments, table);
+    let (to_flush, batches) = channel();
+    let run = engine.clone();
+    let thread = std::thread::spawn(move || run.run(writer, SystemClock::start(), to_flush));
+    while engine.vitals().phase() == engine::Phase::Starting {
+        std::thread::yield_now();
+    }
+    Running { engine, thread, batches }
+}
+
+/// An engine that doesn't run yet, and its writer.
+fn replayed(dir: &Path, policy: Policy, max_segments: u64, table: &Table) -> (Engine, Writer<RealDisk>) {
     let options = Options::new(SEGMENT, max_segments * SEGMENT);
     let journal = Journal::open(RealDisk::new(dir).unwrap(), options).unwrap().journal;
     let limits = Limits { max_counters: 1000, max_ids: 1000, id_window_ms: u64::MAX };
@@ -73,13 +86,7 @@ fn start(dir: &Path, policy: Policy, max_segments: u64, table: &Table) -> Runnin
     let (writer, _) = starting.replay(table.watermark, SystemClock::start().now()).unwrap();
     let engine = Engine::new(2, journal::max_payload_bytes(SEGMENT), Duration::from_secs(3600));
     engine.set_lookup(Arc::new(NoLookup));
-    let (to_flush, batches) = channel();
-    let run = engine.clone();
-    let thread = std::thread::spawn(move || run.run(writer, SystemClock::start(), to_flush));
-    while engine.vitals().phase() == engine::Phase::Starting {
-        std::thread::yield_now();
-    }
-    Running { engine, thread, batches }
+    (engine, writer)
 }
 
 /// Applies every batch to `table` until the engine ends.
@@ -291,6 +298,25 @@ fn dropped_futures_leave_no_trace_but_their_increment() {
     });
     engine.controls().send(Control::Quit);
     thread.join().unwrap().unwrap();
+}
+
+/// A stop asks the vitals whether anything has to be flushed: in the first moment of serving they
+/// have to know what was replayed.
+#[test]
+fn as_soon_as_it_serves_the_vitals_tell_what_is_pending() {
+    let dir = tempfile::tempdir().unwrap();
+    let Running { engine, thread, batches: _batches } =
+        start(dir.path(), policy(Ack::Durable), 100, &Table::default());
+    on_lane(&engine, 0, async |front| front.count(&one("a", 1), None).await.unwrap());
+    engine.controls().send(Control::Quit);
+    thread.join().unwrap().unwrap();
+
+    let (engine, writer) = replayed(dir.path(), policy(Ack::Durable), 100, &Table::default());
+    engine.begin(&writer, SystemClock::start().now());
+    let vitals = engine.vitals();
+    assert_eq!(vitals.phase(), engine::Phase::Serving);
+    assert_eq!((vitals.last_seq.load(Relaxed), vitals.applied_seq.load(Relaxed)), (1, 0));
+    assert_eq!(vitals.pending_updates.load(Relaxed), 1);
 }
 
 /// What is submitted is answered in its order, among requests that are waited for, and refused one

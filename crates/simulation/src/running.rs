@@ -152,7 +152,7 @@ pub(crate) fn start(
     let vitals = Arc::new(FlushVitals::default());
     let window = Duration::from_millis(settings.limits.id_window_ms);
     let (front, driver) = engine.front(0);
-    engine.begin();
+    engine.begin(&started.writer, now());
     Ok(Running {
         process: Arc::clone(process),
         front,

@@ -121,7 +121,7 @@ impl Instance {
         let started =
             bring_up(starting, store.as_mut(), reader.as_mut(), owner, &freshness, &|| now, &stop).unwrap();
         let (front, driver) = engine.front(0);
-        engine.begin();
+        engine.begin(&started.writer, now);
         let vitals = Arc::<FlushVitals>::default();
         Self {
             flusher: Flusher::new(store, started.own, engine.clone(), Duration::MAX, vitals),
