@@ -140,7 +140,7 @@ pub fn bring_up<D: Disk>(
         check_owner(&starting, standing)?;
         check_beginning(&starting, standing)?;
         starting.set_owner(owner, standing.map(seen))?;
-        match store.claim(&claim, standing) {
+        match store.claim(&claim, standing, now().unix_ms) {
             Ok(()) => break,
             Err(ClaimError::Moved) => {}
             Err(ClaimError::Store(error)) => waiting.after(error)?,

@@ -32,7 +32,7 @@ struct Kept {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Past {
     pub(crate) flushed_ms: u64,
-    written_off_ms: u64,
+    pub(crate) written_off_ms: u64,
 }
 
 /// A committed state.
@@ -41,6 +41,8 @@ pub(crate) struct Db {
     pub(crate) counters: BTreeMap<String, i64>,
     pub(crate) journals: BTreeMap<JournalId, Standing>,
     pub(crate) pasts: BTreeMap<JournalId, Past>,
+    /// What was accepted before this may repeat a request whose id has left.
+    pub(crate) unknowable_ms: u64,
     pub(crate) set_aside: Vec<Aside>,
     ids: BTreeMap<String, Kept>,
 }
@@ -229,12 +231,6 @@ impl Db {
         below..=above
     }
 
-    /// Whether there is such a journal, and it was not closed.
-    pub(crate) fn keeps_ids_for(&self, journal: JournalId) -> bool {
-        let closed = self.pasts.get(&journal).is_some_and(|past| past.flushed_ms == u64::MAX);
-        self.journals.contains_key(&journal) && !closed
-    }
-
     /// The ids that were accepted at `since_ms` or later, newest first.
     pub(crate) fn newest_ids(&self, since_ms: u64) -> Vec<(String, Fingerprint, u64)> {
         let young = self.ids.iter().filter(|(_, kept)| kept.accepted_ms >= since_ms);
@@ -261,7 +257,7 @@ impl Db {
         if sabotage == Some(Sabotage::FlushedPastNow) {
             past_ms = now_ms;
         }
-        let kept_ms = window_ms + window_ms / 8;
+        let kept_ms = window_ms + 2 * (window_ms / 8);
         let old = |oldest_ms: u64, past_ms: u64| oldest_ms + kept_ms < past_ms;
         let Some(oldest_ms) = oldest_ms.filter(|&oldest_ms| old(oldest_ms, past_ms)) else {
             return (purged, false);
@@ -293,6 +289,9 @@ impl Db {
         let before = self.ids.len();
         self.ids.retain(|_, kept| !old(kept.accepted_ms, least_ms));
         purged.removed = (before - self.ids.len()) as u64;
+        if purged.removed > 0 {
+            self.unknowable_ms = self.unknowable_ms.max(least_ms - window_ms / 8);
+        }
         (purged, true)
     }
 }

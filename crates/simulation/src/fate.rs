@@ -216,9 +216,7 @@ impl World {
         // What a displaced copy took after the copying is in its journal alone, as it says itself.
         let sure = |op: &Op| !lost && op.acked.iter().any(|&(site, step)| !sites[site].1 || step < copied_at);
         let db = lock(&self.common.server).db.clone();
-        // See docs/missing.md.
-        let forgot = lock(&self.common.server).forgot_claim;
-        let window_ms = Some(self.plan.settings.limits.id_window_ms).filter(|_| !forgot);
+        let window_ms = self.plan.settings.limits.id_window_ms;
         for (key, name) in self.model.keys.iter().enumerate() {
             let aside = db.set_aside.iter().filter(|aside| aside.key == *name);
             let (mut rows, mut aside_sum, mut unknowable) = (0, 0, 0..=0);

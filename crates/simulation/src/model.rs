@@ -132,19 +132,9 @@ impl Model {
     }
 
     /// What a total may be in the end: everything that is `sure` counted once, the rest that was
-    /// sent or not. What was sent again after `window_ms` may have been counted again; without a
-    /// window, whatever was sent again.
-    pub(crate) fn bounds(
-        &self,
-        key: usize,
-        window_ms: Option<u64>,
-        sure: impl Fn(&Op) -> bool,
-    ) -> (i128, i128) {
-        self.range(key, sure, |op| match window_ms {
-            _ if op.unit.is_none() => 1,
-            Some(window_ms) => op.most_times(window_ms),
-            None => op.tries.len().max(1) as i128,
-        })
+    /// sent or not. What was sent again after `window_ms` may have been counted again.
+    pub(crate) fn bounds(&self, key: usize, window_ms: u64, sure: impl Fn(&Op) -> bool) -> (i128, i128) {
+        self.range(key, sure, |op| if op.unit.is_some() { op.most_times(window_ms) } else { 1 })
     }
 
     /// What an instance may show meanwhile. A request that came twice under one idempotency key

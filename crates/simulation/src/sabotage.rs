@@ -37,6 +37,7 @@ pub enum Sabotage {
     CloseTooSoon,
     KeepMover,
     IgnoreMover,
+    ForgetPurges,
 }
 
 impl Sabotage {
@@ -72,6 +73,7 @@ impl Sabotage {
         Self::CloseTooSoon,
         Self::KeepMover,
         Self::IgnoreMover,
+        Self::ForgetPurges,
     ];
 
     /// Its name and what it does.
@@ -124,6 +126,9 @@ impl Sabotage {
             Self::KeepMover => ("keep-mover", "the watermark moves, and who moved it stays who first did"),
             Self::IgnoreMover => {
                 ("ignore-mover", "nobody asks who moved the watermark, only who owns the journal")
+            }
+            Self::ForgetPurges => {
+                ("forget-purges", "a claim that was forgotten is made again as if no id had left meanwhile")
             }
             Self::ForgetIdsAtStart => ("forget-ids-at-start", "a start doesn't load ids from the store"),
         }

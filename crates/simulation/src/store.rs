@@ -43,9 +43,6 @@ pub(crate) struct Server {
     pub(crate) lost: BTreeMap<JournalId, Duration>,
     /// How far each journal ever was.
     pub(crate) highest: BTreeMap<JournalId, Seq>,
-    /// A failover forgot the claim of a journal that was new or had been closed: until its server
-    /// notices, ids are not kept for it.
-    pub(crate) forgot_claim: bool,
     pub(crate) up: bool,
     pub(crate) faults: StoreFaults,
     pub(crate) late: Vec<Transaction>,
@@ -71,7 +68,6 @@ impl Server {
             history_len: 0,
             lost: BTreeMap::new(),
             highest: BTreeMap::new(),
-            forgot_claim: false,
             up: true,
             faults: StoreFaults::default(),
             late: Vec::new(),
@@ -110,7 +106,6 @@ impl Server {
                     let since = self.lost.entry(*journal).or_insert(at);
                     *since = at.min(*since);
                 }
-                self.forgot_claim |= !older.keeps_ids_for(*journal) && self.db.keeps_ids_for(*journal);
             }
             self.db = older;
         }
@@ -270,7 +265,7 @@ impl Store for SimStore {
         self.read(|server| server.shown(journal))
     }
 
-    fn claim(&mut self, claim: &Claim, seen: Option<Standing>) -> Result<(), ClaimError> {
+    fn claim(&mut self, claim: &Claim, seen: Option<Standing>, now_ms: u64) -> Result<(), ClaimError> {
         self.process.step();
         let mut server = lock(&self.server);
         server.check_up()?;
@@ -287,9 +282,14 @@ impl Store for SimStore {
         note!(server.log, "store: claim of {} at {}", claim.journal, ours.watermark);
         let moved_by = server.db.journals.get(&claim.journal).and_then(|row| row.moved_by);
         server.db.journals.insert(claim.journal, Standing { moved_by, ..ours });
-        let now_ms = lock(&server.clock).right_ms();
+        let right_ms = lock(&server.clock).right_ms();
+        let unknowable_ms = server.db.unknowable_ms.min(now_ms);
+        let told = server.sabotage != Some(Sabotage::ForgetPurges);
         let past = server.db.pasts.entry(claim.journal).or_default();
-        past.flushed_ms = past.flushed_ms.min(now_ms);
+        if told && (found.is_none() || past.flushed_ms > right_ms) {
+            past.written_off_ms = unknowable_ms;
+        }
+        past.flushed_ms = past.flushed_ms.min(right_ms);
         server.remember(before);
         let rate = server.faults.lose_answer;
         let lost = server.chance(rate);

@@ -121,7 +121,7 @@ fn claimed(url: &StoreUrl) -> (Box<dyn Store>, Claim) {
     let mut store = store::open(url).unwrap();
     store.prepare().unwrap();
     let claim = Claim { journal: JournalId::random().unwrap(), owner: OwnerId::random().unwrap() };
-    store.claim(&claim, None).unwrap();
+    store.claim(&claim, None, u64::MAX).unwrap();
     (store, claim)
 }
 

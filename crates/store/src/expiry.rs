@@ -4,9 +4,15 @@
 //! the store already; any later one is allowed to count. Such a repetition may lie unflushed in any
 //! journal, for as long as an outage lasts. So each journal's row tells up to when the journal has
 //! flushed past (`flushed_past`), and an id accepted at `a` leaves when all of them are past
-//! `a + kept`. A journal that was silent for too long is written off up to a time
+//! `a + kept`, where `kept` is the window and two margins. A journal that was silent for too long is written off up to a time
 //! (`written_off`): ids leave without it, and what it brings in from before that time under an id
 //! that the store doesn't know is set aside, because nobody can tell any more whether it counted.
+//!
+//! A journal whose row is missing, or says that it was closed, keeps nothing. It may still hold
+//! something: the store may have forgotten, in a failover, that it was claimed. So before ids leave,
+//! the store notes for which times a repetition can't be told any more (`unknowable_before`: ids
+//! from `kept` before `past` are gone, and a repetition is at most a window and a margin younger),
+//! and whoever claims such a journal is written off up to there.
 
 use crate::Purge;
 
@@ -21,20 +27,29 @@ const PATIENCE: u64 = 7;
 pub(crate) struct Expiry {
     /// How long an id is kept at least.
     pub(crate) kept_ms: u64,
+    /// How far clocks may be apart.
+    pub(crate) margin_ms: u64,
     patience_ms: u64,
 }
 
 impl Expiry {
     pub(crate) fn of(purge: &Purge) -> Self {
         let window_ms = purge.window_ms;
-        let kept_ms = window_ms.saturating_add(window_ms / MARGIN);
-        Self { kept_ms, patience_ms: window_ms.saturating_mul(PATIENCE) }
+        let margin_ms = window_ms / MARGIN;
+        let kept_ms = window_ms.saturating_add(2 * margin_ms);
+        Self { kept_ms, margin_ms, patience_ms: window_ms.saturating_mul(PATIENCE) }
     }
 
     /// Whether an id that was accepted at `oldest_ms` may leave, as far as a journal decides that
     /// has flushed past `flushed_past_ms`.
     pub(crate) fn has_passed(self, oldest_ms: u64, flushed_past_ms: u64) -> bool {
         oldest_ms.saturating_add(self.kept_ms) < flushed_past_ms
+    }
+
+    /// Before when a repetition may have been accepted of a request whose id leaves, where all
+    /// journals have flushed past `past_ms`.
+    pub(crate) fn unknowable_ms(self, past_ms: u64) -> u64 {
+        past_ms.saturating_sub(self.margin_ms)
     }
 
     /// Up to when silent journals are to be written off, where this journal has flushed past
@@ -54,10 +69,12 @@ mod tests {
     fn an_id_is_kept_for_its_window_and_the_margin_and_a_silent_journal_is_waited_for() {
         let purge = Purge { window_ms: 800, flushed_past_ms: 0, watermark: Seq::ZERO, limit: 1 };
         let expiry = Expiry::of(&purge);
-        assert!(!expiry.has_passed(1_000, 1_900));
-        assert!(expiry.has_passed(1_000, 1_901));
-        assert_eq!(expiry.write_off_ms(1_000, 1_900 + 7 * 800), None);
-        assert_eq!(expiry.write_off_ms(1_000, 1_901 + 7 * 800), Some(1_901));
+        assert!(!expiry.has_passed(1_000, 2_000));
+        assert!(expiry.has_passed(1_000, 2_001));
+        // The last repetition within the window, by a clock that is an eighth ahead.
+        assert_eq!(expiry.unknowable_ms(2_001), 1_000 + 800 + 100 + 1);
+        assert_eq!(expiry.write_off_ms(1_000, 2_000 + 7 * 800), None);
+        assert_eq!(expiry.write_off_ms(1_000, 2_001 + 7 * 800), Some(2_001));
         assert_eq!(expiry.write_off_ms(0, 100), None);
     }
 }

@@ -19,9 +19,9 @@ macro_rules! migrations {
 }
 
 pub(crate) const POSTGRES: &[Migration] =
-    migrations!("postgres": 1 "0001_totals", 2 "0002_purge", 3 "0003_moved_by");
+    migrations!("postgres": 1 "0001_totals", 2 "0002_purge", 3 "0003_moved_by", 4 "0004_unknowable");
 pub(crate) const SQLITE: &[Migration] =
-    migrations!("sqlite": 1 "0001_totals", 2 "0002_purge", 3 "0003_moved_by");
+    migrations!("sqlite": 1 "0001_totals", 2 "0002_purge", 3 "0003_moved_by", 4 "0004_unknowable");
 
 /// The steps that a database at `version` still lacks (0: it is empty).
 pub(crate) fn outstanding(

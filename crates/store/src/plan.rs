@@ -38,7 +38,7 @@ pub(crate) fn part_unknowable(
 
 /// Why such a unit doesn't count, unless the store still holds its id.
 pub(crate) fn unknowable() -> Known {
-    let reason = "its journal was silent for so long that ids of its time have left the store, so that \
+    let reason = "ids of its time have left the store without its journal, so that \
                   nobody can tell whether the request had been counted under another server";
     Known::Refused(reason.to_owned())
 }

@@ -88,8 +88,9 @@ pub struct Claim {
 /// Asks that idempotency keys leave the store, as far as they may.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Purge {
-    /// For how long a repetition must not count, milliseconds. Ids are kept an eighth longer, so
-    /// that clocks may differ by as much.
+    /// For how long a repetition must not count, milliseconds. Ids are kept a quarter longer: an
+    /// eighth, so that clocks may differ by as much, and an eighth in which a journal that nobody kept
+    /// them for may come back without anything being in doubt.
     pub window_ms: u64,
     /// Whatever this journal accepted before this is in the store up to `watermark`; milliseconds
     /// since the Unix epoch. A store whose clock says less takes its own.
@@ -132,11 +133,16 @@ pub trait Store: Send {
     fn standing(&mut self, journal: JournalId) -> Result<Option<Standing>, StoreError>;
 
     /// Makes `claim.owner` the owner of the journal, provided that its row still is as `seen`
-    /// (`None`: still missing; it is made, with watermark 0).
+    /// (`None`: still missing; it is made, with watermark 0). `now_ms` is the claimer's time,
+    /// milliseconds since the Unix epoch.
+    ///
+    /// Where the row is missing, or says that nothing is pending, ids may have left that the journal
+    /// still needs (the store may have forgotten its last claim). So what it accepted before `now_ms`
+    /// and too long ago counts only if its id is still known; otherwise it is set aside.
     ///
     /// # Errors
     /// [`ClaimError::Moved`] where the row is not as `seen`.
-    fn claim(&mut self, claim: &Claim, seen: Option<Standing>) -> Result<(), ClaimError>;
+    fn claim(&mut self, claim: &Claim, seen: Option<Standing>, now_ms: u64) -> Result<(), ClaimError>;
 
     /// Hands every total to `each`, in any order, and returns the journal's watermark of the same
     /// snapshot. `each` may stop it with a reason; it must not call a store itself.

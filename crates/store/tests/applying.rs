@@ -32,7 +32,7 @@ fn a_new_store_is_made_once_and_keeps_its_id(fixture: &Fixture) {
     assert_eq!(again.prepare().unwrap(), id);
     assert_eq!(again.prepare().unwrap(), id);
     assert_eq!(fixture.sql("SELECT id FROM store"), id.to_string());
-    assert_eq!(fixture.sql("SELECT number FROM migrations"), "1\n2\n3");
+    assert_eq!(fixture.sql("SELECT number FROM migrations"), "1\n2\n3\n4");
 }
 
 fn many_starts_at_once_migrate_once(fixture: &Fixture) {
@@ -58,21 +58,21 @@ fn a_claim_is_a_compare_and_set(fixture: &Fixture) {
     let mut store = fixture.store();
     let claim = new_claim();
     assert_eq!(store.standing(claim.journal).unwrap(), None);
-    store.claim(&claim, None).unwrap();
+    store.claim(&claim, None, u64::MAX).unwrap();
     // The answer got lost, and it is made again.
-    store.claim(&claim, None).unwrap();
+    store.claim(&claim, None, u64::MAX).unwrap();
     let seen = store.standing(claim.journal).unwrap();
     assert_eq!(seen, Some(Standing { owner: claim.owner, watermark: Seq(0), moved_by: None }));
 
     let next = Claim { owner: new_claim().owner, ..claim };
-    assert!(matches!(store.claim(&next, None), Err(ClaimError::Moved)));
+    assert!(matches!(store.claim(&next, None, u64::MAX), Err(ClaimError::Moved)));
     store.apply(&claim, &plain(0, 4, &[("a", 1)])).unwrap();
-    assert!(matches!(store.claim(&next, seen), Err(ClaimError::Moved)));
+    assert!(matches!(store.claim(&next, seen, u64::MAX), Err(ClaimError::Moved)));
     let seen = store.standing(claim.journal).unwrap();
-    store.claim(&next, seen).unwrap();
-    store.claim(&next, seen).unwrap();
+    store.claim(&next, seen, u64::MAX).unwrap();
+    store.claim(&next, seen, u64::MAX).unwrap();
     let third = Claim { owner: new_claim().owner, ..claim };
-    assert!(matches!(store.claim(&third, seen), Err(ClaimError::Moved)));
+    assert!(matches!(store.claim(&third, seen, u64::MAX), Err(ClaimError::Moved)));
     // A claim moves nothing.
     let standing = Standing { owner: next.owner, watermark: Seq(4), moved_by: Some(claim.owner) };
     assert_eq!(store.standing(claim.journal).unwrap(), Some(standing));
@@ -149,7 +149,7 @@ fn who_moved_the_watermark_stands_beside_it(fixture: &Fixture) {
     for batch in &batches {
         let before = store.standing(claim.journal).unwrap();
         claim = Claim { owner: new_claim().owner, ..claim };
-        store.claim(&claim, before).unwrap();
+        store.claim(&claim, before, u64::MAX).unwrap();
         let moved_by =
             |store: &mut Box<dyn store::Store>| store.standing(claim.journal).unwrap().unwrap().moved_by;
         assert_eq!(moved_by(&mut store), before.unwrap().moved_by, "a claim moves nothing");
@@ -160,13 +160,13 @@ fn who_moved_the_watermark_stands_beside_it(fixture: &Fixture) {
     let seen = store.standing(claim.journal).unwrap();
     fixture.sql(&format!("UPDATE journals SET moved_by = '{}'", new_claim().owner));
     let next = Claim { owner: new_claim().owner, ..claim };
-    assert!(matches!(store.claim(&next, seen), Err(ClaimError::Moved)));
+    assert!(matches!(store.claim(&next, seen, u64::MAX), Err(ClaimError::Moved)));
     // A version that didn't tell.
     fixture.sql("UPDATE journals SET moved_by = NULL");
-    assert!(matches!(store.claim(&next, seen), Err(ClaimError::Moved)));
+    assert!(matches!(store.claim(&next, seen, u64::MAX), Err(ClaimError::Moved)));
     let seen = store.standing(claim.journal).unwrap();
     assert_eq!(seen.unwrap().moved_by, None);
-    store.claim(&next, seen).unwrap();
+    store.claim(&next, seen, u64::MAX).unwrap();
     fixture.sql("UPDATE journals SET moved_by = 'nobody'");
     let damaged = store.standing(claim.journal).unwrap_err();
     assert!(damaged.to_string().contains("the table `journals` is damaged"), "{damaged}");
@@ -176,7 +176,7 @@ fn another_owner_fences(fixture: &Fixture) {
     let (mut store, claim) = fixture.claimed();
     let usurper = Claim { owner: new_claim().owner, ..claim };
     let seen = store.standing(claim.journal).unwrap();
-    fixture.store().claim(&usurper, seen).unwrap();
+    fixture.store().claim(&usurper, seen, u64::MAX).unwrap();
     for batch in [plain(0, 1, &[("a", 1)]), Building::default().unit("u", 1, &[("a", 1)]).batch(0, 1)] {
         let fenced = store.apply(&claim, &batch).unwrap_err();
         assert!(matches!(fenced, ApplyError::Fenced { journal, owner }

@@ -5,8 +5,9 @@ mod support;
 
 use std::thread;
 
+use counter::Seq;
 use store::testing::ThrowawayPostgres;
-use store::{ApplyError, StoreError, StoreUrl};
+use store::{ApplyError, Purge, StoreError, StoreUrl};
 use support::{Building, Fixture, is_away, new_claim, plain, server, set_aside, wait_until};
 
 fn refused(url: &str) -> String {
@@ -57,6 +58,29 @@ fn the_watermark_is_locked_before_the_counters() {
     runtime.block_on(driver).unwrap().unwrap();
     assert_eq!(fixture.table(), "a|1\nb|1");
     assert_eq!(fixture.sql("SELECT count(*) FROM idempotency_keys"), "0");
+}
+
+/// A claim that is being made may need ids that are about to leave; it is not waited for.
+#[test]
+fn no_id_leaves_while_a_journal_is_being_claimed() {
+    let fixture = Fixture::postgres();
+    let (mut store, claim) = fixture.claimed();
+    let batch = Building::default().unit("u", 1, &[("a", 1)]).batch(0, 1);
+    store.apply(&claim, &batch).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let url = fixture.url().to_string();
+    let (claimer, connection) =
+        runtime.block_on(tokio_postgres::connect(&url, tokio_postgres::NoTls)).unwrap();
+    let driver = runtime.spawn(connection);
+    runtime.block_on(claimer.batch_execute("BEGIN; SELECT FROM store FOR SHARE")).unwrap();
+    let flushed_past_ms = batch.units()[0].accepted_ms + 1_000;
+    let purge = Purge { window_ms: 8, flushed_past_ms, watermark: Seq(1), limit: 10 };
+    assert_eq!(store.purge(&claim, &purge).unwrap().removed, 0);
+    assert_eq!(fixture.sql("SELECT count(*) FROM store WHERE unknowable_before IS NULL"), "1");
+    runtime.block_on(claimer.batch_execute("COMMIT")).unwrap();
+    assert_eq!(store.purge(&claim, &purge).unwrap().removed, 1);
+    drop(claimer);
+    runtime.block_on(driver).unwrap().unwrap();
 }
 
 /// What every transaction has to run with, whatever a database or a user has been set to.
@@ -165,7 +189,7 @@ fn a_login_or_permission_that_lacks_is_refused_with_what_to_do() {
     let mut store = store::open(&url("plain", "there").parse().unwrap()).unwrap();
     store.prepare().unwrap();
     let claim = new_claim();
-    store.claim(&claim, None).unwrap();
+    store.claim(&claim, None, u64::MAX).unwrap();
     store.apply(&claim, &plain(0, 1, &[("a", 1)])).unwrap();
 }
 

@@ -22,7 +22,7 @@ fn a_server_that_went_away_is_used_again_when_it_is_back() {
     let (mut store, mut reader) = (store::open(&url).unwrap(), store::open_reader(&url).unwrap());
     store.prepare().unwrap();
     let claim = new_claim();
-    store.claim(&claim, None).unwrap();
+    store.claim(&claim, None, u64::MAX).unwrap();
     for seq in 0..5 {
         store.apply(&claim, &plain(seq, seq + 1, &[("a", 1)])).unwrap();
         reader.totals(claim.journal, &["a"]).unwrap();
@@ -47,7 +47,7 @@ fn a_frozen_server_ends_a_call_in_its_time() {
         let mut store = store::open(&url).unwrap();
         store.prepare().unwrap();
         let claim = new_claim();
-        store.claim(&claim, None).unwrap();
+        store.claim(&claim, None, u64::MAX).unwrap();
         drop(store);
         let step = Duration::from_millis(300);
         let (mut store, mut reader) = (open_with_timeout(&url, step), open_reader_with_timeout(&url, step));

@@ -18,7 +18,7 @@ fn as_plain_user(fixture: &Fixture) -> (Box<dyn Store>, Claim) {
     let url = fixture.url().to_string().replace("postgres@", "plain@");
     let mut store = store::open(&url.parse().unwrap()).unwrap();
     let claim = new_claim();
-    store.claim(&claim, None).unwrap();
+    store.claim(&claim, None, u64::MAX).unwrap();
     (store, claim)
 }
 

@@ -36,7 +36,7 @@ pub(super) fn rates(server: &Server, keys: u32, seed: u64, interrupt: &Interrupt
     let mut random = fastrand::Rng::with_seed(seed);
     let mut store = store::open(&server.store_url().parse()?)?;
     let claim = Claim { journal: JournalId::random()?, owner: OwnerId::random()? };
-    store.claim(&claim, None)?;
+    store.claim(&claim, None, u64::MAX)?;
     let (mut durable, mut psql) = (Vec::new(), Vec::new());
     // The first pair makes connections and plans, and doesn't count.
     for pair in 0..=PAIRS {

@@ -43,8 +43,8 @@ impl Store for Shaky {
         self.inner.standing(journal)
     }
 
-    fn claim(&mut self, claim: &Claim, seen: Option<Standing>) -> Result<(), ClaimError> {
-        self.inner.claim(claim, seen)
+    fn claim(&mut self, claim: &Claim, seen: Option<Standing>, now_ms: u64) -> Result<(), ClaimError> {
+        self.inner.claim(claim, seen, now_ms)
     }
 
     fn load(

@@ -294,7 +294,7 @@ pub(crate) static TABLE: &[Setting] = &[
         reach: Reach::Serve,
         default: Default::Fixed("24h"),
         doc: "For how long a repetition under an Idempotency-Key is not counted again. An id stays in the \
-            store an eighth longer. Give all instances of a store the same: the shortest holds.",
+            store a quarter longer. Give all instances of a store the same: the shortest holds.",
         set: |s, text| {
             let year = Duration::from_secs(365 * 24 * 3600);
             s.idempotency.window = duration(text, Duration::from_secs(1)..=year)?;

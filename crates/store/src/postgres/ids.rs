@@ -5,6 +5,8 @@ use std::pin::pin;
 use counter::{Fingerprint, JournalId, Seq};
 use futures_util::StreamExt;
 use tokio_postgres::Row;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::types::ToSql;
 
 use super::faults::Fault;
 use super::session::Session;
@@ -49,13 +51,25 @@ const WRITE_OFF: &str = "
       FROM silent WHERE journals.id = silent.id
     RETURNING journals.id, silent.newly";
 
+/// Held while a purge looks at the journals: whoever claims one waits, or is seen. Nobody waits for
+/// a claim or for another purge.
+const ALONE: &str = "SELECT single FROM store FOR UPDATE NOWAIT";
+
+/// Up to when all journals have flushed past, if the oldest id may leave then ($1). What it means for
+/// journals that are not among them is noted, before any id leaves.
+const NOTE: &str = "
+    UPDATE store
+       SET unknowable_before =
+               GREATEST(unknowable_before, past.least - $2::bigint::float8 * interval '1 millisecond')
+      FROM (SELECT min(GREATEST(flushed_past, written_off, '-infinity')) AS least FROM journals) AS past
+     WHERE past.least > to_timestamp($1::bigint::float8 / 1000)
+    RETURNING floor(extract(epoch FROM past.least) * 1000)::bigint";
+
 /// Rows that somebody else is about to remove are left to him.
 const REMOVE: &str = "
     DELETE FROM idempotency_keys
      WHERE id = ANY (ARRAY (
-        SELECT id FROM idempotency_keys
-         WHERE accepted_at < (SELECT min(GREATEST(flushed_past, written_off, '-infinity')) FROM journals)
-                             - $1::bigint::float8 * interval '1 millisecond'
+        SELECT id FROM idempotency_keys WHERE accepted_at < to_timestamp($1::bigint::float8 / 1000)
          ORDER BY accepted_at LIMIT $2::bigint FOR UPDATE SKIP LOCKED))";
 
 const HELD_BY: &str = "
@@ -78,8 +92,7 @@ pub(crate) async fn load(
     let step = session.limits.step;
     let ask = async {
         let statement = session.statement(NEWEST).await?;
-        let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 2] =
-            [&date_ms(since_ms), &i64::from(limit)];
+        let parameters: [&(dyn ToSql + Sync); 2] = [&date_ms(since_ms), &i64::from(limit)];
         Ok(session.client.query_raw(&statement, parameters).await?)
     };
     let mut rows = pin!(session.step(step, ask).await?);
@@ -98,7 +111,7 @@ pub(crate) async fn load(
     }
 }
 
-/// Each statement is a transaction of its own: none holds a lock while it waits for another.
+/// Each step is a transaction of its own: none holds a lock while it waits for another.
 pub(crate) async fn purge(session: &Session, claim: &Claim, purge: &Purge) -> Result<Purged, Fault> {
     let client = &session.client;
     let oldest = client.query_opt(&session.statement(OLDEST).await?, &[]).await?;
@@ -121,15 +134,41 @@ pub(crate) async fn purge(session: &Session, claim: &Claim, purge: &Purge) -> Re
             }
         }
     }
-    let remove = session.statement(REMOVE).await?;
-    let kept = i64::try_from(expiry.kept_ms).unwrap_or(i64::MAX);
-    purged.removed = client.execute(&remove, &[&kept, &i64::from(purge.limit)]).await?;
+    if let Some(least_ms) = note(session, expiry, oldest_ms).await? {
+        let remove = session.statement(REMOVE).await?;
+        let before = date_ms(least_ms.saturating_sub(expiry.kept_ms));
+        purged.removed = client.execute(&remove, &[&before, &i64::from(purge.limit)]).await?;
+    }
     if purged.removed == 0 {
         let needed = date_ms(oldest_ms.saturating_add(expiry.kept_ms));
         let held_by = client.query_opt(&session.statement(HELD_BY).await?, &[&journal, &needed]).await?;
         purged.kept_for = held_by.map(|row| journal_id(&row)).transpose()?;
     }
     Ok(purged)
+}
+
+/// Up to when all journals have flushed past, once that is noted; `None` where no id may leave, or
+/// where somebody else has the store's row just now. No lock is held while the server waits for us.
+async fn note(session: &Session, expiry: Expiry, oldest_ms: u64) -> Result<Option<u64>, Fault> {
+    let (client, alone) = (&session.client, session.statement(ALONE).await?);
+    let note = session.statement(NOTE).await?;
+    let needed = date_ms(oldest_ms.saturating_add(expiry.kept_ms));
+    let margin = i64::try_from(expiry.margin_ms).unwrap_or(i64::MAX);
+    let parameters: [&(dyn ToSql + Sync); 2] = [&needed, &margin];
+    let (begun, locked, noted, committed) = tokio::join!(biased;
+        client.batch_execute("BEGIN"),
+        client.query_one(&alone, &[]),
+        client.query_opt(&note, &parameters),
+        client.batch_execute("COMMIT"),
+    );
+    begun?;
+    match locked {
+        Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => return Ok(None),
+        locked => locked?,
+    };
+    let noted = noted?.map(|row| ms(&row, 0)).transpose()?;
+    committed?;
+    Ok(noted)
 }
 
 pub(crate) async fn close(session: &Session, claim: &Claim, watermark: Seq) -> Result<(), Fault> {

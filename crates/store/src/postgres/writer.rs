@@ -2,12 +2,14 @@
 
 use counter::{Applied, Batch, Fingerprint, IdError, JournalId, OwnerId, Seq, StoreId};
 use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
 
 use super::faults::Fault;
 use super::limits::Limits;
 use super::link::Link;
 use super::session::Session;
 use super::{apply, ids, load, prepare};
+use crate::plan::date_ms;
 use crate::url::PostgresPlace;
 use crate::{ApplyError, Claim, ClaimError, LoadError, Purge, Purged, Standing, Store, StoreError};
 
@@ -32,9 +34,9 @@ impl Store for PostgresStore {
         Ok(self.link.call(limit, async |session| standing(session, journal).await)?)
     }
 
-    fn claim(&mut self, claim: &Claim, seen: Option<Standing>) -> Result<(), ClaimError> {
+    fn claim(&mut self, claim: &Claim, seen: Option<Standing>, now_ms: u64) -> Result<(), ClaimError> {
         let limit = self.link.limits().step;
-        let claimed = self.link.call(limit, async |session| take(session, claim, seen).await);
+        let claimed = self.link.call(limit, async |session| take(session, claim, seen, now_ms).await);
         if claimed.map_err(StoreError::from)? { Ok(()) } else { Err(ClaimError::Moved) }
     }
 
@@ -92,24 +94,56 @@ pub(crate) fn damaged(error: &IdError) -> Fault {
     Fault::Refused(format!("the table `journals` is damaged: {error}"))
 }
 
+/// Min of both, and NULL where no id has left. It is read when no purge can be about to raise it:
+/// see [`LOCK`].
+const MAKE: &str = "
+    INSERT INTO journals (id, owner, seq, written_off)
+    SELECT $1::text, $2::text, 0, CASE WHEN unknowable_before IS NOT NULL
+           THEN LEAST(unknowable_before, to_timestamp($3::bigint::float8 / 1000)) END
+      FROM store
+    ON CONFLICT (id) DO NOTHING";
+
+/// A journal that was closed takes requests again from now on.
+const TAKE: &str = "
+    UPDATE journals
+       SET owner = $2, claimed_at = now(),
+           flushed_past = CASE WHEN flushed_past > now() THEN now() ELSE flushed_past END,
+           written_off = CASE WHEN flushed_past > now()
+               THEN (SELECT CASE WHEN unknowable_before IS NOT NULL
+                            THEN LEAST(unknowable_before, to_timestamp($6::bigint::float8 / 1000)) END
+                       FROM store)
+               ELSE written_off END
+     WHERE id = $1 AND owner IN ($3, $2) AND seq = $4 AND moved_by IS NOT DISTINCT FROM $5";
+
+/// A purge holds this row while it looks at all journals and notes which ids leave; it doesn't
+/// wait for a claim, and what it notes is here by then.
+const LOCK: &str = "SELECT single FROM store FOR SHARE";
+
 /// Whether the row is the claimer's now. An earlier attempt of the same claim, whose answer was
 /// lost, counts: nobody else knows the owner's id.
-async fn take(session: &Session, claim: &Claim, seen: Option<Standing>) -> Result<bool, Fault> {
-    let (journal, owner) = (claim.journal.to_string(), claim.owner.to_string());
-    let Some(seen) = seen else {
-        let make = "INSERT INTO journals (id, owner, seq) VALUES ($1, $2, 0) ON CONFLICT (id) DO NOTHING";
-        let made = session.client.execute(&session.statement(make).await?, &[&journal, &owner]).await?;
-        return Ok(made == 1
-            || standing(session, claim.journal).await?
-                == Some(Standing { owner: claim.owner, watermark: Seq::ZERO, moved_by: None }));
+///
+/// The statements are sent without waiting for answers, so that no lock is held by somebody who
+/// isn't there any more; see [`transaction`](super::transaction).
+async fn take(session: &Session, claim: &Claim, seen: Option<Standing>, now_ms: u64) -> Result<bool, Fault> {
+    let (journal, owner, now_ms) = (claim.journal.to_string(), claim.owner.to_string(), date_ms(now_ms));
+    let before = seen.map(|seen| (seen.owner.to_string(), seen.watermark.as_i64()));
+    let moved_by = seen.and_then(|seen| seen.moved_by).map(|moved_by| moved_by.to_string());
+    let change = session.statement(if seen.is_some() { TAKE } else { MAKE }).await?;
+    let parameters: Vec<&(dyn ToSql + Sync)> = match &before {
+        Some((before, seq)) => vec![&journal, &owner, before, seq, &moved_by, &now_ms],
+        None => vec![&journal, &owner, &now_ms],
     };
-    // A journal that was closed takes requests again from now on.
-    let take = "UPDATE journals SET owner = $2, claimed_at = now(), \
-                 flushed_past = CASE WHEN flushed_past > now() THEN now() ELSE flushed_past END \
-                 WHERE id = $1 AND owner IN ($3, $2) AND seq = $4 AND moved_by IS NOT DISTINCT FROM $5";
-    let (before, seq) = (seen.owner.to_string(), seen.watermark.as_i64());
-    let moved_by = seen.moved_by.map(|moved_by| moved_by.to_string());
-    let take = session.statement(take).await?;
-    let taken = session.client.execute(&take, &[&journal, &owner, &before, &seq, &moved_by]).await?;
-    Ok(taken == 1)
+    let lock = session.statement(LOCK).await?;
+    let (begun, locked, changed, committed) = tokio::join!(biased;
+        session.client.batch_execute("BEGIN"),
+        session.client.query_one(&lock, &[]),
+        session.client.execute(&change, &parameters),
+        session.client.batch_execute("COMMIT"),
+    );
+    begun?;
+    locked?;
+    let changed = changed?;
+    committed?;
+    let ours = Standing { owner: claim.owner, watermark: Seq::ZERO, moved_by: None };
+    Ok(changed == 1 || seen.is_none() && standing(session, claim.journal).await? == Some(ours))
 }

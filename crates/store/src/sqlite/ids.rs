@@ -36,6 +36,12 @@ const WRITE_OFF: &str = "
     UPDATE journals SET written_off = strftime('%Y-%m-%dT%H:%M:%fZ', ?2 / 1000.0, 'unixepoch')
      WHERE id = ?1";
 
+/// What can't be told from a repetition once ids have left.
+const NOTE: &str = "
+    UPDATE store SET unknowable_before = strftime('%Y-%m-%dT%H:%M:%fZ', ?1 / 1000.0, 'unixepoch')
+     WHERE unknowable_before IS NULL
+        OR unknowable_before < strftime('%Y-%m-%dT%H:%M:%fZ', ?1 / 1000.0, 'unixepoch')";
+
 const REMOVE: &str = "
     DELETE FROM idempotency_keys
      WHERE id IN (SELECT id FROM idempotency_keys
@@ -81,6 +87,9 @@ pub(crate) fn purge(connection: &mut Connection, claim: &Claim, purge: &Purge) -
     if let Some((least, least_ms)) = least_past(&transaction)? {
         let before_ms = date_ms(least_ms.saturating_sub(expiry.kept_ms));
         let removed = transaction.prepare_cached(REMOVE)?.execute(params![before_ms, purge.limit])?;
+        if removed > 0 {
+            transaction.prepare_cached(NOTE)?.execute([date_ms(expiry.unknowable_ms(least_ms))])?;
+        }
         purged.removed = removed as u64;
         purged.kept_for = Some(least).filter(|&least| removed == 0 && least != claim.journal);
     }

@@ -9,6 +9,7 @@ use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 use super::faults::Fault;
 use super::file::{File, Use};
 use super::{apply, ids, prepare};
+use crate::plan::date_ms;
 use crate::{ApplyError, Claim, ClaimError, LoadError, Purge, Purged, Standing, Store, StoreError};
 
 /// A [`Store`] in a SQLite file.
@@ -31,8 +32,8 @@ impl Store for SqliteStore {
         Ok(standing(self.file.connection()?, journal)?)
     }
 
-    fn claim(&mut self, claim: &Claim, seen: Option<Standing>) -> Result<(), ClaimError> {
-        let taken = self.file.connection().and_then(|connection| take(connection, claim, seen));
+    fn claim(&mut self, claim: &Claim, seen: Option<Standing>, now_ms: u64) -> Result<(), ClaimError> {
+        let taken = self.file.connection().and_then(|connection| take(connection, claim, seen, now_ms));
         if taken.map_err(StoreError::from)? { Ok(()) } else { Err(ClaimError::Moved) }
     }
 
@@ -88,22 +89,28 @@ pub(crate) fn damaged(error: &IdError) -> Fault {
 
 /// Whether the row is the claimer's now. An earlier attempt of the same claim, whose answer was
 /// lost, counts: nobody else knows the owner's id.
-fn take(connection: &Connection, claim: &Claim, seen: Option<Standing>) -> Result<bool, Fault> {
-    let (journal, owner) = (claim.journal.to_string(), claim.owner.to_string());
+fn take(connection: &Connection, claim: &Claim, seen: Option<Standing>, now_ms: u64) -> Result<bool, Fault> {
+    let (journal, owner, now_ms) = (claim.journal.to_string(), claim.owner.to_string(), date_ms(now_ms));
     let Some(seen) = seen else {
-        let make = "INSERT INTO journals (id, owner, seq) VALUES (?1, ?2, 0) ON CONFLICT (id) DO NOTHING";
-        let made = connection.execute(make, [&journal, &owner])?;
+        // min() of NULL is NULL.
+        let make = "INSERT INTO journals (id, owner, seq, written_off) \
+                    SELECT ?1, ?2, 0, min(unknowable_before, strftime('%Y-%m-%dT%H:%M:%fZ', ?3 / 1000.0, 'unixepoch')) \
+                      FROM store WHERE true ON CONFLICT (id) DO NOTHING";
+        let made = connection.execute(make, params![journal, owner, now_ms])?;
         let ours = Standing { owner: claim.owner, watermark: Seq::ZERO, moved_by: None };
         return Ok(made == 1 || standing(connection, claim.journal)? == Some(ours));
     };
     // A journal that was closed takes requests again from now on.
     let take = "UPDATE journals SET owner = ?2, claimed_at = strftime('%Y-%m-%dT%H:%M:%fZ', 'now'), \
+                 written_off = CASE WHEN flushed_past > strftime('%Y-%m-%dT%H:%M:%fZ', 'now') \
+                 THEN (SELECT min(unknowable_before, strftime('%Y-%m-%dT%H:%M:%fZ', ?6 / 1000.0, 'unixepoch')) \
+                         FROM store) ELSE written_off END, \
                  flushed_past = CASE WHEN flushed_past > strftime('%Y-%m-%dT%H:%M:%fZ', 'now') \
                  THEN strftime('%Y-%m-%dT%H:%M:%fZ', 'now') ELSE flushed_past END \
                  WHERE id = ?1 AND owner IN (?2, ?3) AND seq = ?4 AND moved_by IS ?5";
     let (before, seq) = (seen.owner.to_string(), seen.watermark.as_i64());
     let moved_by = seen.moved_by.map(|moved_by| moved_by.to_string());
-    Ok(connection.execute(take, params![journal, owner, before, seq, moved_by])? == 1)
+    Ok(connection.execute(take, params![journal, owner, before, seq, moved_by, now_ms])? == 1)
 }
 
 /// The inner error is the receiver's reason to stop.

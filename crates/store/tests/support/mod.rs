@@ -78,7 +78,7 @@ impl Fixture {
     pub fn claimed(&self) -> (Box<dyn Store>, Claim) {
         let mut store = self.store();
         let claim = new_claim();
-        store.claim(&claim, None).unwrap();
+        store.claim(&claim, None, u64::MAX).unwrap();
         (store, claim)
     }
 
