@@ -289,7 +289,9 @@ impl Store for SimStore {
         if told && (found.is_none() || past.flushed_ms > right_ms) {
             past.written_off_ms = unknowable_ms;
         }
-        past.flushed_ms = past.flushed_ms.min(right_ms);
+        if past.flushed_ms > right_ms {
+            past.flushed_ms = 0;
+        }
         server.remember(before);
         let rate = server.faults.lose_answer;
         let lost = server.chance(rate);

@@ -103,11 +103,12 @@ const MAKE: &str = "
       FROM store
     ON CONFLICT (id) DO NOTHING";
 
-/// A journal that was closed takes requests again from now on.
+/// A journal that was closed takes requests again from now on, and may hold some, if the store forgot
+/// an earlier claim: how far it has flushed is not known before it tells.
 const TAKE: &str = "
     UPDATE journals
        SET owner = $2, claimed_at = now(),
-           flushed_past = CASE WHEN flushed_past > now() THEN now() ELSE flushed_past END,
+           flushed_past = CASE WHEN flushed_past > now() THEN NULL ELSE flushed_past END,
            written_off = CASE WHEN flushed_past > now()
                THEN (SELECT CASE WHEN unknowable_before IS NOT NULL
                             THEN LEAST(unknowable_before, to_timestamp($6::bigint::float8 / 1000)) END
