@@ -43,6 +43,8 @@ pub(crate) struct Db {
     pub(crate) pasts: BTreeMap<JournalId, Past>,
     /// What was accepted before this may repeat a request whose id has left.
     pub(crate) unknowable_ms: u64,
+    /// Whether a journal was ever written off for its silence.
+    pub(crate) wrote_off: bool,
     pub(crate) set_aside: Vec<Aside>,
     ids: BTreeMap<String, Kept>,
 }
@@ -281,6 +283,7 @@ impl Db {
                     purged.written_off.push(*journal);
                 }
                 past.written_off_ms = hopeless_ms;
+                self.wrote_off = true;
             }
             if sabotage != Some(Sabotage::PurgeAlone) || *journal == claim.journal {
                 least_ms = least_ms.min(past.flushed_ms.max(past.written_off_ms));

@@ -230,6 +230,10 @@ impl World {
                     aside_sum += part.value;
                 }
             }
+            let in_doubt = self.failed_over || self.copied_at.is_some() || db.wrote_off;
+            if unknowable != (0..=0) && !in_doubt {
+                return Err(format!("of key {key}, {unknowable:?} was set aside, and nothing was in doubt"));
+            }
             let total = db.counters.get(name).copied();
             let counted = i128::from(total.unwrap_or(0)) + aside_sum;
             let (low, high) = self.model.bounds(key, window_ms, sure);

@@ -122,7 +122,10 @@ impl Sabotage {
             Self::CountWrittenOff => {
                 ("count-written-off", "a journal that was written off counts what ids can't tell any more")
             }
-            Self::CloseTooSoon => ("close-too-soon", "a stop says that nothing is pending, whatever is"),
+            Self::CloseTooSoon => (
+                "close-too-soon",
+                "a stop says that nothing is pending, whatever is, and a claim believes it",
+            ),
             Self::KeepMover => ("keep-mover", "the watermark moves, and who moved it stays who first did"),
             Self::IgnoreMover => {
                 ("ignore-mover", "nobody asks who moved the watermark, only who owns the journal")

@@ -284,7 +284,8 @@ impl Store for SimStore {
         server.db.journals.insert(claim.journal, Standing { moved_by, ..ours });
         let right_ms = lock(&server.clock).right_ms();
         let unknowable_ms = server.db.unknowable_ms.min(now_ms);
-        let told = server.sabotage != Some(Sabotage::ForgetPurges);
+        let deaf = [Some(Sabotage::ForgetPurges), Some(Sabotage::CloseTooSoon)];
+        let told = !deaf.contains(&server.sabotage);
         let past = server.db.pasts.entry(claim.journal).or_default();
         if told && (found.is_none() || past.flushed_ms > right_ms) {
             past.written_off_ms = unknowable_ms;
