@@ -1,6 +1,7 @@
 //! One start of one instance: the product's engine, journal and flusher, driven step by step.
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -11,8 +12,8 @@ use std::time::Duration;
 
 use counter::{Batch, JournalId, OwnerId};
 use engine::{
-    Ack, Control, Counted, Engine, EngineFront, Limits, Now, OpenError, Policy, Refusal, Scratch, Starting,
-    Writer,
+    Ack, Control, Counted, Engine, EngineFront, Front as _, Limits, Now, OpenError, Policy, Refusal, Scratch,
+    Starting, Writer,
 };
 use fastrand::Rng;
 use flusher::{FlushError, FlushVitals, Flusher, Own, StartError, Wait, bring_up};
@@ -72,6 +73,8 @@ pub(crate) struct Running {
     pub(crate) engine: Engine,
     pub(crate) front: EngineFront,
     pub(crate) waiting: Vec<Waiting>,
+    /// Which try of which operation was submitted and is not answered yet, oldest first.
+    pub(crate) submitted: VecDeque<(usize, usize)>,
     pub(crate) reads: Vec<WaitingRead>,
     driver: Pin<Box<dyn Future<Output = ()>>>,
     writer: Writer<SimDisk>,
@@ -157,6 +160,7 @@ pub(crate) fn start(
         process: Arc::clone(process),
         front,
         waiting: Vec::new(),
+        submitted: VecDeque::new(),
         reads: Vec::new(),
         driver: Box::pin(driver),
         writer: started.writer,
@@ -288,6 +292,7 @@ impl Running {
         pending == 0
             && self.batch.is_none()
             && self.waiting.is_empty()
+            && self.submitted.is_empty()
             && self.reads.is_empty()
             && self.owed.is_empty()
     }
@@ -302,6 +307,13 @@ impl Running {
         let (mut counted, mut read) = (Vec::new(), Vec::new());
         if self.driver.as_mut().poll(&mut context).is_ready() {
             return (counted, read);
+        }
+        let mut answers = Vec::new();
+        self.front.poll_submitted(&context, &mut answers);
+        for answer in answers {
+            if let Some((op, number)) = self.submitted.pop_front() {
+                counted.push((op, number, answer.map_err(|refusal| *refusal)));
+            }
         }
         self.waiting.retain_mut(|waiting| match waiting.answer.as_mut().poll(&mut context) {
             Poll::Pending => true,

@@ -180,11 +180,24 @@ impl World {
             unit.as_ref().map(|u| &u.0)
         );
         let front = running.front.clone();
-        let answer = async move {
-            front.count(&entries, unit.as_ref().map(|(id, fingerprint)| (id.as_str(), *fingerprint))).await
-        };
         let tries = &mut self.model.ops[op].tries;
-        running.waiting.push(Waiting { op, number: tries.len(), answer: Box::pin(answer) });
+        let number = tries.len();
+        // As an HTTP worker does: a plain request is submitted, unless its connection has many already.
+        let submitted = if unit.is_none() && !op.is_multiple_of(4) { front.submit(&entries) } else { None };
+        match submitted {
+            Some(Ok(())) => running.submitted.push_back((op, number)),
+            Some(Err(refusal)) => {
+                let answer = std::future::ready(Err(refusal));
+                running.waiting.push(Waiting { op, number, answer: Box::pin(answer) });
+            }
+            None => {
+                let answer = async move {
+                    let unit = unit.as_ref().map(|(id, fingerprint)| (id.as_str(), *fingerprint));
+                    front.count(&entries, unit).await
+                };
+                running.waiting.push(Waiting { op, number, answer: Box::pin(answer) });
+            }
+        }
         self.sites[at].handed_over.push((op, tries.len()));
         tries.push(Try::default());
         self.model.ops[op].in_flight += 1;
