@@ -269,7 +269,10 @@ impl Front for EngineFront {
     }
 
     fn submit(&self, entries: &Entries) -> Option<Result<(), Refusal>> {
-        Some(self.check(entries.bytes()).and_then(|()| self.lane.submit(entries.bytes())))
+        match self.check(entries.bytes()) {
+            Ok(()) => self.lane.submit(entries.bytes()).then_some(Ok(())),
+            Err(refusal) => Some(Err(refusal)),
+        }
     }
 
     fn poll_submitted(&self, cx: &Context<'_>, answers: &mut Vec<Result<Counted, Box<Refusal>>>) {

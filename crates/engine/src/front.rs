@@ -113,7 +113,8 @@ pub trait Front: Clone + Send + 'static {
     ) -> impl Future<Output = Result<Counted, Refusal>> + Send;
 
     /// Hands over one request like [`count`](Self::count), without a place to wait in: the answer comes
-    /// through [`poll_submitted`](Self::poll_submitted). `None`: that is not offered here.
+    /// through [`poll_submitted`](Self::poll_submitted). `None`: that is not offered, here or
+    /// right now, and nothing was handed over.
     ///
     /// # Errors
     /// See [`Refusal`]; then there will be no answer.

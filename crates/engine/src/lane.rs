@@ -121,21 +121,24 @@ impl Lane {
     /// Hands over a request to count.
     pub(crate) fn count(&self, request: &[u8]) -> Result<Waiting, Refusal> {
         let slot = self.take_slot();
-        self.put(slot, request).inspect_err(|_| self.free_slot(slot))?;
+        self.put(slot, request, 1).inspect_err(|_| self.free_slot(slot))?;
         Ok(Waiting { lane: self.clone(), slot, done: false })
     }
 
     /// Hands over a request to count, whose answer will be among those that
-    /// [`poll_submitted`](Self::poll_submitted) gives.
-    pub(crate) fn submit(&self, request: &[u8]) -> Result<(), Refusal> {
-        self.put(SUBMITTED, request)
+    /// [`poll_submitted`](Self::poll_submitted) gives. `false`, and nothing is handed over, where the
+    /// lane is half full: who submits may do so again and again, and is not to keep out those who
+    /// wait for each answer.
+    pub(crate) fn submit(&self, request: &[u8]) -> bool {
+        self.put(SUBMITTED, request, 2).is_ok()
     }
 
+    /// Into the first of so many equal parts of the lane.
     #[inline]
-    fn put(&self, slot: Slot, request: &[u8]) -> Result<(), Refusal> {
+    fn put(&self, slot: Slot, request: &[u8], parts: usize) -> Result<(), Refusal> {
         let mut inbox = lock(&self.0.inbox);
         let packed = inbox.packed.len() + request.len();
-        if inbox.len() >= MAX_REQUESTS || packed > self.0.max_packed {
+        if inbox.len() >= MAX_REQUESTS / parts || packed > self.0.max_packed / parts {
             return Err(Refusal::Busy);
         }
         inbox.packed.extend_from_slice(request);
@@ -318,4 +321,23 @@ impl Drop for Waiting {
 /// A panic elsewhere ends the process (see supervision), so what it left is not looked at.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Who pipelines without end would have others refused.
+    #[test]
+    fn what_is_submitted_leaves_half_of_the_lane_to_those_who_wait() {
+        for (bytes, half) in [(1, MAX_REQUESTS / 2), (1_000, 500)] {
+            let lane = Lane::new(Arc::new(Bell::new()), 1_000_000);
+            let request = vec![0; bytes];
+            let submitted = (0..MAX_REQUESTS).take_while(|_| lane.submit(&request)).count();
+            assert_eq!((submitted, lane.submit(&request)), (half, false));
+            let waiting = (0..half).map(|_| lane.count(&request)).collect::<Result<Vec<_>, _>>();
+            assert_eq!(waiting.map(|waiting| waiting.len()), Ok(half));
+            assert!(matches!(lane.count(&request), Err(Refusal::Busy)));
+        }
+    }
 }

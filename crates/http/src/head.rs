@@ -17,6 +17,7 @@ pub(crate) struct Head<'h> {
     chunked: bool,
     prefers: bool,
     http_11: bool,
+    expects: bool,
 }
 
 /// How a body is written.
@@ -60,6 +61,7 @@ impl<'h> Head<'h> {
                     }
                 }
                 "prefer" => head.prefers = true,
+                "expect" => head.expects = true,
                 "idempotency-key" => {
                     head.idempotency_twice |= head.idempotency.replace(value).is_some();
                 }
@@ -83,10 +85,11 @@ impl<'h> Head<'h> {
         self.chunked
     }
 
-    /// Whether the request came as HTTP/1.1.
+    /// Whether the answer will be written alone, as HTTP/1.1: "100 Continue" may come together with
+    /// the one that follows.
     #[inline]
-    pub(crate) fn is_http_11(&self) -> bool {
-        self.http_11
+    pub(crate) fn is_answered_plainly(&self) -> bool {
+        self.http_11 && !self.expects
     }
 
     /// How the body is written.

@@ -82,6 +82,10 @@ impl Held {
             if self.bytes.capacity() > KEPT_BYTES {
                 self.bytes = Vec::new();
             }
+        } else if self.gone >= KEPT_BYTES.max(self.bytes()) {
+            // A client that always has a request under way lets it never become empty.
+            self.bytes.drain(..self.gone);
+            self.gone = 0;
         }
         replaced
     }
@@ -178,6 +182,23 @@ mod tests {
             json.len()
         );
         assert_eq!((replaced, text), (true, expected));
+    }
+
+    /// A client that sends its next request before the last one is answered.
+    #[test]
+    fn what_is_gone_takes_no_memory_though_something_is_always_held() {
+        let mut held = Held::default();
+        for _ in 0..16 {
+            held.begin();
+            held.push(ANSWER);
+        }
+        for round in 0..10_000 {
+            held.begin();
+            held.push(ANSWER);
+            assert_eq!(released(&mut held, None).1.as_bytes(), ANSWER);
+            assert!(held.bytes.capacity() <= 4 * KEPT_BYTES, "{} in round {round}", held.bytes.capacity());
+        }
+        assert_eq!((held.len(), held.bytes()), (16, 16 * ANSWER.len()));
     }
 
     #[test]

@@ -109,7 +109,7 @@ fn submit<F: Front>(
     head: &Head<'_>,
     entries: &Entries,
 ) -> Option<Result<Answer, Box<Problem>>> {
-    if !head.is_http_11() || !socket.borrow().may_hold() {
+    if !head.is_answered_plainly() || !socket.borrow().may_hold() {
         return None;
     }
     let submitted = worker.front.submit(entries)?;

@@ -112,6 +112,15 @@ impl Socket {
         }
     }
 
+    /// Ready when no answer is held.
+    pub(crate) fn poll_released(&mut self, cx: &Context<'_>) -> Poll<()> {
+        if self.held.is_empty() {
+            return Poll::Ready(());
+        }
+        self.held.wake_when_empty(cx);
+        Poll::Pending
+    }
+
     fn unsent(&self) -> usize {
         self.held.bytes()
             + match &self.way {
@@ -138,8 +147,7 @@ impl Socket {
 
     /// Sends what is lined up; ready when the kernel has all of it, and nothing is held.
     fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if !self.held.is_empty() {
-            self.held.wake_when_empty(cx);
+        if self.poll_released(cx).is_pending() {
             self.send(cx)?;
             return Poll::Pending;
         }

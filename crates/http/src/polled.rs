@@ -57,6 +57,7 @@ impl Polled {
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Pending => {
                     self.watch.set_blocked(true);
+                    self.forget_sent();
                     return Poll::Pending;
                 }
             }
@@ -67,6 +68,14 @@ impl Polled {
             self.out = Vec::new();
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// A client that always leaves something unsent would have it grow.
+    fn forget_sent(&mut self) {
+        if self.sent >= SEND_KEPT {
+            self.out.drain(..self.sent);
+            self.sent = 0;
+        }
     }
 
     /// Whether something has come that was not taken yet.
@@ -97,5 +106,44 @@ impl Polled {
         ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer))?;
         take(buffer.filled());
         Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::io::Read;
+    use std::net::TcpListener;
+
+    use super::*;
+    use crate::Options;
+    use crate::watch::Watchdog;
+
+    /// A client that takes some of what it asks for, and asks for more.
+    #[test]
+    fn what_was_sent_takes_no_memory_though_something_is_always_unsent() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
+        runtime.block_on(async {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            SockRef::from(&listener).set_recv_buffer_size(4 << 10).unwrap();
+            let stream = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            SockRef::from(&stream).set_send_buffer_size(4 << 10).unwrap();
+            stream.set_nonblocking(true).unwrap();
+            let (mut client, _) = listener.accept().unwrap();
+            let (_, watch) = Watchdog::new(&Options::default()).add();
+            let mut polled = Polled::new(TcpStream::from_std(stream).unwrap(), watch);
+            let mut taken = 0;
+            while taken < 4 << 20 {
+                while polled.unsent() < SEND_KEPT {
+                    polled.push(&[b'x'; 1 << 10]);
+                }
+                // The task has to be left for tokio to hear of room.
+                tokio::task::yield_now().await;
+                let sent = poll_fn(|cx| Poll::Ready(polled.poll_send(cx))).await;
+                assert!(sent.is_pending(), "the kernel took all");
+                assert!(polled.out.capacity() <= 4 * SEND_KEPT, "{}", polled.out.capacity());
+                taken += client.read(&mut [0; 4 << 10]).unwrap();
+            }
+        });
     }
 }

@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::task::Context;
@@ -218,15 +219,25 @@ async fn answer<F: Front>(
             Err(method_not_allowed("GET, HEAD"))
         }
         Route::Counter => {
+            after_what_is_held(socket).await;
             let path = parts.uri.path();
             counters::one(&worker.front, path.strip_prefix(COUNTER).unwrap_or_default()).await
         }
-        Route::Counters => counters::page(&worker.front, parts.uri.query().unwrap_or_default()).await,
+        Route::Counters => {
+            after_what_is_held(socket).await;
+            counters::page(&worker.front, parts.uri.query().unwrap_or_default()).await
+        }
         Route::Healthz => Ok(Answer::json(StatusCode::OK, "{\"status\":\"alive\"}")),
         Route::Readyz => readyz(&*worker.telemetry),
         Route::Metrics => Ok(metrics(&*worker.telemetry)),
         Route::Openapi => Ok(Answer::json(StatusCode::OK, OPENAPI)),
     }
+}
+
+/// What was counted before on the same connection is in what is read after it.
+#[inline]
+async fn after_what_is_held(socket: &RefCell<Socket>) {
+    poll_fn(|cx| socket.borrow_mut().poll_released(cx)).await;
 }
 
 fn method_not_allowed(allow: &'static str) -> Box<Problem> {

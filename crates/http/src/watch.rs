@@ -99,11 +99,12 @@ impl Watch {
         }
     }
 
-    /// Whether an answer is held back. Only when none is any more does a client begin to be idle.
+    /// Whether an answer is held back. Only when none is any more does a client begin to be idle or
+    /// slow, or a connection to linger.
     #[inline]
     pub(crate) fn set_holding(&self, holding: bool) {
         self.holding.set(holding);
-        if !holding && self.phase.get() == Phase::Idle {
+        if !holding && !matches!(self.phase.get(), Phase::Busy | Phase::Body) {
             self.since.set(self.clock.0.get());
         }
     }
@@ -257,7 +258,8 @@ impl Watchdog {
         }
         let (limit, verdict) = match watch.phase.get() {
             Phase::Busy => return Verdict::Fine,
-            Phase::Idle if watch.holding.get() => return Verdict::Fine,
+            // A client that has closed its half is in the phase `Head` as well.
+            Phase::Idle | Phase::Head | Phase::Linger if watch.holding.get() => return Verdict::Fine,
             Phase::Idle => (limits.idle, Verdict::Close),
             Phase::Head => (limits.head, Verdict::HeadLate),
             Phase::Body => (limits.body, Verdict::BodyLate),

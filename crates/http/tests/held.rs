@@ -135,6 +135,53 @@ fn what_is_no_http_is_answered_after_what_came_before() {
     }
 }
 
+/// A server may not answer requests of one connection in parallel unless all of them are safe (RFC
+/// 9112, section 9.3.2); and what was answered 202 is in every read that is answered later.
+#[test]
+fn a_read_behind_an_increment_shows_it() {
+    for target in ["/counters/k", "/counters"] {
+        let running = start();
+        let mut client = running.client();
+        let read = format!("GET {target} HTTP/1.1\r\nhost: a\r\n\r\n");
+        client.send([increment(3), increment(4), read.into_bytes(), increment(5)].concat());
+        running.front.wait_for(2);
+        let_all_workers_turn(&running);
+        assert!(client.has_nothing());
+        running.front.answer(1);
+        client.receive(false).accepted();
+        let_all_workers_turn(&running);
+        assert!(client.has_nothing());
+        running.front.answer(1);
+        client.receive(false).accepted();
+        let found = client.receive(false);
+        assert!(String::from_utf8_lossy(&found.body).contains(r#"{"key":"k","value":7}"#), "{found:?}");
+        running.front.wait_for(3);
+        running.front.answer(1);
+        client.receive(false).accepted();
+        running.stop();
+    }
+}
+
+/// hyper writes "100 Continue" together with the answer where the body has come already.
+#[test]
+fn a_refusal_reaches_a_client_that_expects_to_be_told_to_go_on() {
+    let running = start();
+    running.front.refuse(Some(Refusal::JournalFull { max_bytes: 9 }));
+    let lines = "content-type: application/json\r\nexpect: 100-continue\r\n";
+    let mut client = running.client();
+    client.send([increment(1), post_with("/increment", lines, r#"{"key":"k","value":1}"#)].concat());
+    for asked in 1..=2 {
+        running.front.wait_for(asked);
+        running.front.answer(9);
+        let mut refused = client.receive(false);
+        if refused.status == 100 {
+            refused = client.receive(false);
+        }
+        assert_eq!(refused.problem(503), "journal_full");
+    }
+    running.stop();
+}
+
 /// The first 128 are held, the rest waits to be handed over; nothing is refused or out of order.
 #[test]
 fn a_client_that_pipelines_without_end_is_held_up_and_answered() {
@@ -206,6 +253,38 @@ fn a_half_closed_client_and_a_stop_wait_for_what_is_held() {
         assert!(client.is_closed());
     }
     stopping.join().unwrap();
+}
+
+/// However long a commit takes, it is no fault of a client that has sent all it wanted, or a part
+/// of its next request.
+#[test]
+fn to_wait_for_an_answer_is_not_to_be_slow() {
+    let running = start_holding(Options { head_timeout: Duration::from_millis(100), ..Options::default() });
+    let mut half = running.client();
+    half.send(increment(1));
+    half.close_write();
+    let mut broken_off = running.client();
+    broken_off.send([&increment(1), &b"POST /incr"[..]].concat());
+    broken_off.close_write();
+    let mut partial = running.client();
+    partial.send(increment(1));
+    running.front.wait_for(3);
+    // A head's time begins with its first byte, if that doesn't come together with a request.
+    partial.send("POST /incr");
+    // Longer than a header section may take, and a connection linger.
+    for _ in 0..25 {
+        let mut late = running.client();
+        late.send("GET /");
+        assert_eq!(late.receive(false).problem(408), "too_slow");
+    }
+    running.front.answer(9);
+    for client in [&mut half, &mut broken_off, &mut partial] {
+        client.receive(false).accepted();
+    }
+    assert!(half.is_closed() && broken_off.is_closed());
+    // Now it may be.
+    assert_eq!(partial.receive(false).problem(408), "too_slow");
+    running.stop();
 }
 
 /// Idle connections go; one that waits for its answer is none of them.
