@@ -71,3 +71,54 @@ impl World {
         Ok(())
     }
 }
+
+/// The other way: a claim that is forgotten, while a repetition lies in the journal. That too takes many
+/// seeds to come about by itself.
+impl World {
+    /// Site `at` is stopped with nothing pending and started again, and dies with a repetition in its
+    /// journal of what another one has taken. The store forgets that it was claimed, and ids leave.
+    pub(crate) fn forget_claim(&mut self, at: usize) -> Result<(), Broken> {
+        note!(self.common.log, "site {at} is to have its claim forgotten");
+        self.count("claims forgotten");
+        let other = (at + 1) % self.sites.len();
+        lock(&self.common.server).up = true;
+        let Some(last) = self.newest_record(at)? else { return Ok(()) };
+        self.go_on(at, last)?;
+        let Some(op) = self.take_once(other)? else { return Ok(()) };
+        let before = lock(&self.common.server).commits;
+        self.begin_now(at)?;
+        self.submit(at, op);
+        self.turn(at)?;
+        self.died(at, "killed");
+        let since = lock(&self.common.server).commits - before;
+        self.fail_over(Some(since));
+        self.flush_all(other)?;
+        // Long enough for the id to leave, and not for a journal to be written off.
+        let window = Duration::from_millis(self.plan.settings.limits.id_window_ms);
+        lock(&self.common.clock).pass(window * 2);
+        for _ in 0..3 {
+            for site in (0..self.sites.len()).filter(|site| *site != at) {
+                self.take_once(site)?;
+                self.flush_all(site)?;
+                self.purge(site);
+            }
+        }
+        self.begin_now(at)?;
+        self.flush_all(at)
+    }
+
+    /// Has a request with a new idempotency key taken at a site, if nothing is in the way: which it is.
+    fn take_once(&mut self, at: usize) -> Result<Option<usize>, Broken> {
+        let op = self.model.make_op(&mut self.rng, 1000, false);
+        self.begin_now(at)?;
+        self.submit(at, op);
+        self.turn(at)?;
+        let known = !self.model.ops[op].acked.is_empty() && !self.model.ops[op].twin;
+        Ok(Some(op).filter(|_| known))
+    }
+
+    fn begin_now(&mut self, at: usize) -> Result<(), Broken> {
+        self.sites[at].down_until = 0;
+        if self.sites[at].running.is_none() { self.begin(at) } else { Ok(()) }
+    }
+}

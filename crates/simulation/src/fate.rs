@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::disk::DiskFaults;
 use crate::log::{lock, note, shared};
 use crate::model::{Op, only_grows};
+use crate::plan::FOR_EVER_MS;
 use crate::running::Running;
 use crate::store::StoreFaults;
 use crate::world::{Broken, Site, World};
@@ -27,6 +28,10 @@ impl World {
             }
             6 => lock(&self.common.server).land_late(),
             7 if plan.failovers && self.rng.u32(..2) == 0 => {
+                let ids_leave = plan.units > 0 && plan.settings.limits.id_window_ms < FOR_EVER_MS;
+                if ids_leave && self.sites.len() > 1 && self.apart.u32(..2) == 0 {
+                    return self.forget_claim(at);
+                }
                 self.fail_over(None);
             }
             8 if plan.full => {

@@ -402,7 +402,7 @@ impl World {
     }
 
     /// Between batches, old idempotency keys leave the store.
-    fn purge(&mut self, at: usize) {
+    pub(crate) fn purge(&mut self, at: usize) {
         let due = self.plan.units > 0 && self.rng.u32(..3) > 0;
         let Some(running) = self.sites[at].running.as_mut().filter(|r| due && r.batch.is_none()) else {
             return;
