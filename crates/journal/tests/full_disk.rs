@@ -147,6 +147,43 @@ fn a_start_needs_no_room_and_appends_where_nothing_torn_lies() {
     assert_eq!((journal.last(), payloads(&journal)), (Seq(2), vec![b"one".to_vec(), b"two".to_vec()]));
 }
 
+/// With ack `memory` whole records may lie behind the torn one. They stay there too, and count
+/// neither where the segment is the last nor where another one follows.
+#[test]
+fn records_behind_a_torn_one_stay_cut_off_where_a_segment_is_renewed_in_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let full = Arc::new(AtomicBool::new(false));
+    let disk = Crowded { disk: RealDisk::new(dir.path()).unwrap(), full: Arc::clone(&full) };
+    let open = || Journal::open(disk.clone(), Options::new(SEGMENT, 100 * SEGMENT)).unwrap();
+    let mut journal = open().journal;
+    commit(&mut journal, 0, b"one").unwrap();
+    let segment = dir.path().join(segment_name(1));
+    let end = fs::read(&segment).unwrap().iter().rposition(|&byte| byte != 0).unwrap() as u64;
+    let mut buffer = RecordBuffer::default();
+    for payload in [&[7; 3000][..], b"three", b"four"] {
+        buffer.clear();
+        buffer.extend(payload);
+        journal.append(Kind::Increments, 0, &mut buffer).unwrap();
+    }
+    drop(journal);
+    File::options().write(true).open(&segment).unwrap().write_all_at(&[0; 2000], end + 200).unwrap();
+
+    full.store(true, SeqCst);
+    for _ in 0..2 {
+        let Opened { journal, cut } = open();
+        assert_eq!((cut.map(|cut| cut.seq), journal.last()), (Some(Seq(2)), Seq(1)));
+    }
+    let mut journal = open().journal;
+    full.store(false, SeqCst);
+    assert_eq!(commit(&mut journal, 2_000, b"two").unwrap(), Seq(2));
+    drop(journal);
+    full.store(true, SeqCst);
+    for _ in 0..2 {
+        let Opened { journal, cut } = open();
+        assert_eq!((cut, payloads(&journal)), (None, vec![b"one".to_vec(), b"two".to_vec()]));
+    }
+}
+
 /// What is kept takes no room from what is pending, also where the disk has less than
 /// `max_bytes`.
 #[test]
