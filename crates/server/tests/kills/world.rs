@@ -57,7 +57,9 @@ impl World {
             let mut home = Home::new(Some(&proxy.url("totals")))
                 .set("journal.segment_bytes", "64KiB")
                 .set("flush.timeout", "500ms")
-                .set("read.max_age", "50ms");
+                .set("read.max_age", "50ms")
+                // A start loads so many, and the table has all of them: a debug build would take minutes.
+                .set("idempotency.max_ids", "20000");
             if let Some(disk) = &disk {
                 home = home.set("data_dir", disk.path().join("data").to_str().unwrap());
             }
