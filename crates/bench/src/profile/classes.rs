@@ -81,6 +81,7 @@ fn in_kernel(frames: &[Frame]) -> Option<Class> {
 
 fn of_call(symbol: &str, frames: &[Frame]) -> Option<Class> {
     let call = symbol.trim_start_matches("__x64_sys_").trim_start_matches("__se_sys_");
+    let call = call.trim_start_matches("__do_sys_");
     let call = call.trim_start_matches("__libc_").trim_start_matches("__GI_").trim_start_matches("__");
     match call {
         "send" | "sendto" | "sendmsg" | "recv" | "recvfrom" | "recvmsg" | "accept" | "accept4"
@@ -90,11 +91,11 @@ fn of_call(symbol: &str, frames: &[Frame]) -> Option<Class> {
         }
         "epoll_wait" | "epoll_pwait" | "epoll_pwait2" | "epoll_ctl" | "futex" => Some(Class::Waiting),
         "io_uring_enter" => {
-            let is_network = |frame: &Frame| {
-                frame.in_kernel
-                    && ["tcp_", "sock_", "inet_"].iter().any(|start| frame.symbol.starts_with(start))
+            // The ring has sockets alone: whatever it does, except wait, it does for them.
+            let waits = |frame: &Frame| {
+                frame.in_kernel && ["schedule", "io_cqring_wait_schedule"].contains(&frame.symbol.as_ref())
             };
-            Some(if frames.iter().any(is_network) { Class::Network } else { Class::Waiting })
+            Some(if frames.iter().any(waits) { Class::Waiting } else { Class::Network })
         }
         _ => None,
     }
@@ -176,12 +177,13 @@ mod tests {
         let ring = |inner| {
             vec![
                 frame(inner, true),
-                frame("__x64_sys_io_uring_enter", true),
+                frame("__do_sys_io_uring_enter", true),
                 frame("http_front::ring::turn", false),
             ]
         };
         assert_eq!(class(&stack("http-0", ring("tcp_sendmsg"))), Class::Network);
-        assert_eq!(class(&stack("http-0", ring("io_cqring_wait"))), Class::Waiting);
+        assert_eq!(class(&stack("http-0", ring("schedule"))), Class::Waiting);
+        assert_eq!(class(&stack("http-0", ring("io_submit_sqes"))), Class::Network);
         let packet = vec![frame("net_rx_action", true), frame("__x64_sys_fdatasync", true)];
         assert_eq!(class(&stack("engine", packet)), Class::Network);
         assert_eq!(class(&stack("flusher", vec![frame("__x64_sys_sendto", true)])), Class::Flushing);

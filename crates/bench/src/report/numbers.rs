@@ -25,9 +25,11 @@ pub(super) fn short(value: f64) -> String {
     }
 }
 
-/// A duration given in microseconds: `173 µs`, `4.30 ms`, `1.20 s`.
+/// A duration given in microseconds: `173 µs`, `4.30 ms`, `1.20 s`. Nothing takes no time at all: wrk
+/// says 0 where it can't say, as of pipelined requests.
 pub(super) fn duration(us: f64) -> String {
     match us {
+        us if us <= 0.0 => "–".to_owned(),
         us if us >= 1e6 => format!("{} s", short(us / 1e6)),
         us if us >= 1e3 => format!("{} ms", short(us / 1e3)),
         us => format!("{} µs", short(us)),
