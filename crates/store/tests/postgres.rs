@@ -83,6 +83,28 @@ fn no_id_leaves_while_a_journal_is_being_claimed() {
     runtime.block_on(driver).unwrap().unwrap();
 }
 
+/// A purge is frozen after its journal has told up to when it has flushed. Meanwhile a copy of its
+/// directory takes the journal over, and closes it: then nothing is left that holds young ids.
+#[test]
+fn a_journal_that_was_closed_since_lets_no_young_id_go() {
+    let fixture = Fixture::postgres();
+    let (mut store, claim) = fixture.claimed();
+    let batch = Building::default().unit("old", 1, &[("a", 1)]).unit("young", 2, &[("a", 1)]).batch(0, 1);
+    store.apply(&claim, &batch).unwrap();
+    fixture.sql(
+        "UPDATE idempotency_keys SET accepted_at = now() - CASE id WHEN 'old' THEN interval '1 h' ELSE '0' END;
+         CREATE FUNCTION close() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+           UPDATE journals SET flushed_past = '9999-12-31 00:00:00+00'; RETURN NULL; END $$;
+         CREATE TRIGGER close AFTER UPDATE ON journals
+           FOR EACH ROW WHEN (pg_trigger_depth() = 0) EXECUTE FUNCTION close()",
+    );
+    let now_ms: u64 = fixture.sql("SELECT (extract(epoch FROM now()) * 1000)::bigint").parse().unwrap();
+    let purge = Purge { window_ms: 8, flushed_past_ms: now_ms - 60_000, watermark: Seq(1), limit: 10 };
+    assert_eq!(store.purge(&claim, &purge).unwrap().removed, 1);
+    assert_eq!(fixture.sql("SELECT id FROM idempotency_keys"), "young");
+    assert_eq!(fixture.sql("SELECT unknowable_before < now() FROM store"), "t");
+}
+
 /// What every transaction has to run with, whatever a database or a user has been set to.
 #[test]
 fn a_session_has_the_settings_that_the_promises_need() {

@@ -55,13 +55,15 @@ const WRITE_OFF: &str = "
 /// a claim or for another purge.
 const ALONE: &str = "SELECT single FROM store FOR UPDATE NOWAIT";
 
-/// Up to when all journals have flushed past, if the oldest id may leave then ($1). What it means for
+/// Up to when all journals have flushed past, if the oldest id may leave then ($1); never later than what
+/// this journal has just reported ($3), whoever has closed it since. What it means for
 /// journals that are not among them is noted, before any id leaves.
 const NOTE: &str = "
     UPDATE store
        SET unknowable_before =
                GREATEST(unknowable_before, past.least - $2::bigint::float8 * interval '1 millisecond')
-      FROM (SELECT min(GREATEST(flushed_past, written_off, '-infinity')) AS least FROM journals) AS past
+      FROM (SELECT LEAST(min(GREATEST(flushed_past, written_off, '-infinity')),
+                         to_timestamp($3::bigint::float8 / 1000)) AS least FROM journals) AS past
      WHERE past.least > to_timestamp($1::bigint::float8 / 1000)
     RETURNING floor(extract(epoch FROM past.least) * 1000)::bigint";
 
@@ -134,7 +136,7 @@ pub(crate) async fn purge(session: &Session, claim: &Claim, purge: &Purge) -> Re
             }
         }
     }
-    if let Some(least_ms) = note(session, expiry, oldest_ms).await? {
+    if let Some(least_ms) = note(session, expiry, oldest_ms, past_ms).await? {
         let remove = session.statement(REMOVE).await?;
         let before = date_ms(least_ms.saturating_sub(expiry.kept_ms));
         purged.removed = client.execute(&remove, &[&before, &i64::from(purge.limit)]).await?;
@@ -149,12 +151,13 @@ pub(crate) async fn purge(session: &Session, claim: &Claim, purge: &Purge) -> Re
 
 /// Up to when all journals have flushed past, once that is noted; `None` where no id may leave, or
 /// where somebody else has the store's row just now. No lock is held while the server waits for us.
-async fn note(session: &Session, expiry: Expiry, oldest_ms: u64) -> Result<Option<u64>, Fault> {
+async fn note(session: &Session, expiry: Expiry, oldest_ms: u64, past_ms: u64) -> Result<Option<u64>, Fault> {
     let (client, alone) = (&session.client, session.statement(ALONE).await?);
     let note = session.statement(NOTE).await?;
     let needed = date_ms(oldest_ms.saturating_add(expiry.kept_ms));
     let margin = i64::try_from(expiry.margin_ms).unwrap_or(i64::MAX);
-    let parameters: [&(dyn ToSql + Sync); 2] = [&needed, &margin];
+    let past = date_ms(past_ms);
+    let parameters: [&(dyn ToSql + Sync); 3] = [&needed, &margin, &past];
     let (begun, locked, noted, committed) = tokio::join!(biased;
         client.batch_execute("BEGIN"),
         client.query_one(&alone, &[]),
