@@ -75,8 +75,8 @@ pub enum StartError {
         "the store holds journal {journal} up to seq {watermark}, but the data directory begins at seq \
          {first_kept}: seq {from} to {upto} were applied once and are lost in the store (a failover or a \
          restore lost its last commits). Ways out: bring back a newer copy of the store; or accept that these \
-         are lost and let the store go on after them: INSERT INTO journals (id, owner, seq, moved_by) \
-         VALUES ('{journal}', '{owner}', {upto}, '{owner}') ON CONFLICT (id) DO UPDATE SET owner = excluded.owner, \
+         are lost and let the store go on after them: INSERT INTO journals (id, owner, seq, moved_by, \
+         flushed_past) VALUES ('{journal}', '{owner}', {upto}, '{owner}', '9999-12-31T23:59:59.999Z') ON CONFLICT (id) DO UPDATE SET owner = excluded.owner, \
          seq = excluded.seq, moved_by = excluded.moved_by; and start again, which applies what the data directory still has; or name an empty one with \
          --data-dir, and what this one has stays in it: `incrementer journal inspect` shows it. For the next \
          time: the setting journal.keep keeps what was applied, so that it can be applied again",

@@ -100,16 +100,22 @@ fn what_no_journal_has_any_more_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("totals.db");
     let url = format!("sqlite:{}", path.display());
-    names_what_is_missing(&url, &SqliteFile(&path), &Database::sqlite(&path));
+    names_what_is_missing(&url, &SqliteFile(&path), &Database::sqlite(&path), false);
+    let path = folder.path().join("emptied.db");
+    let url = format!("sqlite:{}", path.display());
+    names_what_is_missing(&url, &SqliteFile(&path), &Database::sqlite(&path), true);
 }
 
 #[test]
 fn what_no_journal_has_any_more_is_named_for_a_database() {
-    let store = PostgresDatabase(postgres(), "missing");
-    names_what_is_missing(&postgres().url("missing"), &store, &Database::Postgres(postgres(), "missing"));
+    for (name, emptied) in [("missing", false), ("missing_row", true)] {
+        let (store, table) = (PostgresDatabase(postgres(), name), Database::Postgres(postgres(), name));
+        names_what_is_missing(&postgres().url(name), &store, &table, emptied);
+    }
 }
 
-fn names_what_is_missing(url: &str, store: &dyn Restorable, table: &Database<'_>) {
+/// `emptied`: the store doesn't even know the journal, and ids have left meanwhile.
+fn names_what_is_missing(url: &str, store: &dyn Restorable, table: &Database<'_>, emptied: bool) {
     let home = hoarding_home(Some(url)).set("journal.segment_bytes", "64KiB").set("flush.max_updates", "50");
     let server = home.start();
     count(&server, "it", 3);
@@ -135,8 +141,14 @@ fn names_what_is_missing(url: &str, store: &dyn Restorable, table: &Database<'_>
     assert!(0 < has && has < sent - 3, "{has} of {sent}");
     let begins = refused.find("INSERT INTO journals").expect("a statement");
     let ends = refused.find("; and start again").expect("an end of it");
+    if emptied {
+        table.execute("DELETE FROM journals");
+        table.execute("UPDATE store SET unknowable_before = '2020-01-02T03:04:05.000Z'");
+    }
     table.execute(&refused[begins..ends]);
     let server = home.start();
+    let written_off = table.rows("SELECT CAST(count(*) AS text) FROM journals WHERE written_off IS NOT NULL");
+    assert_eq!(written_off, [if emptied { "1" } else { "0" }], "what left meanwhile can't count again");
     count(&server, "it", 1);
     server.stop();
     assert_eq!(table.totals()["it"], 3 + has + 1);
