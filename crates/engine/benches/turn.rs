@@ -107,6 +107,10 @@ impl DiskFile for Beginning {
         Ok(())
     }
 
+    fn append_at(&mut self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.write_at(bytes, offset)
+    }
+
     fn sync(&self) -> io::Result<()> {
         Ok(())
     }

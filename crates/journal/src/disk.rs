@@ -6,6 +6,9 @@ use std::io;
 /// Work for the background, such as preparing the next segment.
 pub type Job = Box<dyn FnOnce() + Send>;
 
+/// [`DiskFile::append_at`] writes in multiples of so many bytes where that is quicker.
+pub const BLOCK: usize = 4096;
+
 /// One directory on a disk. A clone means the same directory.
 pub trait Disk: Clone + Debug + Send + 'static {
     /// An open file of it.
@@ -74,6 +77,13 @@ pub trait DiskFile: Debug + Send + 'static {
     /// # Errors
     /// Those of the operating system. Some of it may have been written.
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
+
+    /// The same at the end of what the file holds: what lies behind `bytes`, up to the next multiple
+    /// of [`BLOCK`], becomes zeros or stays as it was.
+    ///
+    /// # Errors
+    /// Those of the operating system. Some of it may have been written.
+    fn append_at(&mut self, bytes: &[u8], offset: u64) -> io::Result<()>;
 
     /// Makes all that was written durable (fdatasync).
     ///

@@ -10,6 +10,7 @@
 
 mod begun;
 mod data_dir;
+mod direct;
 mod disk;
 mod error;
 pub mod format;
@@ -22,11 +23,11 @@ mod real_disk;
 mod recovery;
 
 pub use data_dir::{DataDir, DataDirError};
-pub use disk::{Disk, DiskFile, Job};
+pub use disk::{BLOCK, Disk, DiskFile, Job};
 pub use error::{Fatal, NoRoom, OpenError};
 pub use format::{Kind, Record, RecordBuffer};
 pub use identity::{Identity, Owner, Seen};
 pub use journal::{Entropy, Journal, Options, max_payload_bytes};
 pub use reading::{SegmentReport, TailEnd, read_all};
-pub use real_disk::RealDisk;
+pub use real_disk::{RealDisk, RealFile};
 pub use recovery::{Cut, Opened};

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use crate::data_dir::make_durably;
+use crate::direct::Direct;
 use crate::disk::{Disk, DiskFile, Job};
 
 /// How many zeros one write brings while a file is made.
@@ -42,13 +43,18 @@ impl RealDisk {
         Self { path: path.into(), writable, background: Arc::default() }
     }
 
+    fn opened(&self, file: File, name: &str) -> RealFile {
+        let direct = if self.writable { Direct::open(&self.file(name)) } else { None };
+        RealFile { file, direct }
+    }
+
     fn file(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }
 }
 
 impl Disk for RealDisk {
-    type File = File;
+    type File = RealFile;
 
     fn names(&self) -> io::Result<Vec<String>> {
         let mut names = Vec::new();
@@ -58,11 +64,12 @@ impl Disk for RealDisk {
         Ok(names)
     }
 
-    fn open(&self, name: &str) -> io::Result<File> {
-        OpenOptions::new().read(true).write(self.writable).open(self.file(name))
+    fn open(&self, name: &str) -> io::Result<RealFile> {
+        let file = OpenOptions::new().read(true).write(self.writable).open(self.file(name))?;
+        Ok(self.opened(file, name))
     }
 
-    fn create(&self, name: &str, bytes: u64) -> io::Result<File> {
+    fn create(&self, name: &str, bytes: u64) -> io::Result<RealFile> {
         let path = self.file(name);
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path)?;
         let filled = fill(&file, bytes);
@@ -71,7 +78,7 @@ impl Disk for RealDisk {
             // error is the one to tell.
             let _ = fs::remove_file(&path);
         }
-        filled.map(|()| file)
+        filled.map(|()| self.opened(file, name))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -108,15 +115,23 @@ impl Disk for RealDisk {
     }
 }
 
-impl DiskFile for File {
+/// An open file of a [`RealDisk`].
+#[derive(Debug)]
+pub struct RealFile {
+    file: File,
+    /// The way past the page cache, where there is one.
+    direct: Option<Direct>,
+}
+
+impl DiskFile for RealFile {
     fn size(&self) -> io::Result<u64> {
-        Ok(self.metadata()?.len())
+        Ok(self.file.metadata()?.len())
     }
 
     fn read_at(&self, mut buffer: &mut [u8], mut offset: u64) -> io::Result<usize> {
         let wanted = buffer.len();
         while !buffer.is_empty() {
-            match FileExt::read_at(self, buffer, offset) {
+            match self.file.read_at(buffer, offset) {
                 Ok(0) => break,
                 Ok(read) => {
                     buffer = &mut buffer[read..];
@@ -130,11 +145,21 @@ impl DiskFile for File {
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.write_all_at(bytes, offset)
+        self.file.write_all_at(bytes, offset)
+    }
+
+    fn append_at(&mut self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        if let Some(mut direct) = self.direct.take()
+            && direct.append(bytes, offset, |into, at| DiskFile::read_at(self, into, at))?
+        {
+            self.direct = Some(direct);
+            return Ok(());
+        }
+        self.file.write_all_at(bytes, offset)
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.sync_data()
+        self.file.sync_data()
     }
 }
 
@@ -154,5 +179,9 @@ fn fill(file: &File, bytes: u64) -> io::Result<()> {
         file.write_all_at(&zeros[..step as usize], offset)?;
         offset += step;
     }
-    file.sync_all()
+    file.sync_all()?;
+    // Nobody reads the zeros, and each direct write would have to drop those that it replaces. Only
+    // advice: where it fails, they stay.
+    let _ = rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed);
+    Ok(())
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use counter::Seq;
 use journal::format::{SegmentHeader, segment_name};
-use journal::{Disk, Job, Journal, Kind, NoRoom, Opened, Options, RealDisk, Record, RecordBuffer};
+use journal::{Disk, Job, Journal, Kind, NoRoom, Opened, Options, RealDisk, RealFile, Record, RecordBuffer};
 
 const SEGMENT: u64 = 16 << 10;
 
@@ -23,17 +23,17 @@ struct Crowded {
 }
 
 impl Disk for Crowded {
-    type File = File;
+    type File = RealFile;
 
     fn names(&self) -> io::Result<Vec<String>> {
         self.disk.names()
     }
 
-    fn open(&self, name: &str) -> io::Result<File> {
+    fn open(&self, name: &str) -> io::Result<RealFile> {
         self.disk.open(name)
     }
 
-    fn create(&self, name: &str, bytes: u64) -> io::Result<File> {
+    fn create(&self, name: &str, bytes: u64) -> io::Result<RealFile> {
         if bytes >= SEGMENT && self.full.load(SeqCst) {
             return Err(ErrorKind::StorageFull.into());
         }

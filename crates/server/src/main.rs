@@ -6,6 +6,7 @@ mod journal_commands;
 mod limits;
 mod logs;
 mod run;
+mod scheduling;
 mod settings;
 mod supervisor;
 mod telemetry;

@@ -18,6 +18,7 @@ use http_front::{Binding, Options, Readiness, Server, Stats};
 use journal::{DataDir, Journal, RealDisk};
 use store::{Store, StoreReader};
 
+use crate::scheduling;
 use crate::settings::{Ack, Settings, StoreTarget};
 use crate::supervisor::{Policy, Supervisor};
 use crate::telemetry::{Reading, Requests, Telemetry};
@@ -152,6 +153,10 @@ impl Running {
     }
 }
 
+/// How long the writer's thread wants to work at a time. All clients wait for it, and a commit takes
+/// it less than this.
+const TURN: Duration = Duration::from_micros(100);
+
 /// The engine's thread.
 struct Beginner {
     settings: Settings,
@@ -190,6 +195,9 @@ impl Beginner {
         let _ = self.to_flusher.send(Begin { store, own: own.clone(), others: Vec::new() });
         let _ = self.to_reader.send(Begin { store: reader, own, others: started.others });
         drop((self.to_flusher, self.to_reader));
+        if let Err(error) = scheduling::ask_for_turns_of(TURN) {
+            tracing::debug!(%error, "the writer's thread can't ask for short turns; it does without");
+        }
         self.engine.run(started.writer, self.clock, to_flush)?;
         Ok(())
     }
@@ -198,7 +206,7 @@ impl Beginner {
 fn open_engine(settings: &Settings, disk: RealDisk) -> anyhow::Result<Starting<RealDisk>> {
     let sizes = &settings.journal;
     let options = journal::Options::new(sizes.segment_bytes, sizes.max_bytes);
-    let options = journal::Options { keep: sizes.keep, ..options };
+    let options = journal::Options { keep: sizes.keep, direct: settings.ack == Ack::Durable, ..options };
     let seed = (options.entropy)();
     let opened = Journal::open(disk, options)?;
     if let Some(cut) = opened.cut {

@@ -184,6 +184,33 @@ fn it_says_how_to_send_an_increment_and_stops_when_asked() {
     }
 }
 
+/// Everybody waits for the writer, so it asks for short turns. What it inherited is kept.
+#[test]
+fn the_writers_thread_has_its_turn_soon_after_it_wakes() {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let version: Vec<u32> = release.split(['.', '-']).map_while(|part| part.parse().ok()).collect();
+    if version < vec![6, 12] {
+        eprintln!("Linux {release} takes no wish for the length of turns, so there is nothing to see");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let mut nicer = Command::new("nice");
+    nicer.args(["-n", "3", env!("CARGO_BIN_EXE_incrementer"), "serve", "--listen", "127.0.0.1:0"]);
+    let mut server = Server::start(nicer.current_dir(dir.path()).stdin(Stdio::null()));
+    server.ready();
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", server.process.id())).unwrap();
+    let text = |task: &Path, name: &str| std::fs::read_to_string(task.join(name)).unwrap();
+    let tasks: Vec<_> = tasks.map(|task| task.unwrap().path()).collect();
+    let engine = tasks.iter().find(|task| text(task, "comm") == "engine\n").unwrap();
+    let scheduled = text(engine, "sched");
+    let slice = scheduled.lines().find(|line| line.starts_with("se.slice")).unwrap();
+    assert_eq!(slice.split_whitespace().last(), Some("100000"), "{scheduled}");
+    // proc(5): behind the name in brackets, the nice value is the 17th field.
+    let stat = text(engine, "stat");
+    let fields = stat.rsplit_once(')').unwrap().1;
+    assert_eq!(fields.split_whitespace().nth(16), Some("3"), "{stat}");
+}
+
 #[test]
 fn a_log_for_machines_is_json_on_every_line() {
     let dir = tempfile::tempdir().unwrap();

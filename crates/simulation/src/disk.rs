@@ -6,7 +6,7 @@ use std::io::{self, ErrorKind};
 use std::sync::Arc;
 
 use fastrand::Rng;
-use journal::{Disk, DiskFile, Job};
+use journal::{BLOCK, Disk, DiskFile, Job};
 
 use crate::log::{Log, Shared, lock, note};
 use crate::process::Process;
@@ -379,6 +379,15 @@ impl DiskFile for SimFile {
             process.die();
         }
         failed
+    }
+
+    /// In whole blocks, as a real disk does it past the page cache.
+    fn append_at(&mut self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        let size = self.size()? as usize;
+        let end = (offset as usize + bytes.len()).next_multiple_of(BLOCK).min(size);
+        let mut blocks = bytes.to_vec();
+        blocks.resize((end - offset as usize).max(bytes.len()), 0);
+        self.write_at(&blocks, offset)
     }
 
     fn sync(&self) -> io::Result<()> {
