@@ -105,7 +105,7 @@ impl OpenBatch {
     /// never changes again. An empty one stays behind.
     pub fn freeze(&mut self, from: Seq, upto: Seq) -> Batch {
         let Self { keys, rows, units } = std::mem::take(self);
-        Batch { from, upto, keys, rows, units, order: OnceLock::new() }
+        Batch { from, upto, keys, rows, units, ordered: OnceLock::new() }
     }
 }
 
@@ -118,7 +118,7 @@ pub struct Batch {
     keys: String,
     rows: Vec<Row>,
     units: Vec<Unit>,
-    order: OnceLock<Box<[u32]>>,
+    ordered: OnceLock<Ordered>,
 }
 
 impl Batch {
@@ -156,17 +156,50 @@ impl Batch {
     /// bytewise. Sorted on the first call, so that the flusher pays for it and not the writer.
     #[must_use]
     pub fn in_key_order(&self) -> &[u32] {
-        self.order.get_or_init(|| {
-            let bytes = |row: u32| self.key(&self.rows[row as usize]).as_bytes();
-            // With their first bytes beside them, most are told apart without a look at the keys,
-            // which lie anywhere in memory.
-            let with_start = |row| (start(bytes(row)), row);
-            let mut order: Vec<(u128, u32)> = (0..self.rows.len() as u32).map(with_start).collect();
-            order.sort_unstable_by(|(a, this), (b, other)| {
-                a.cmp(b).then_with(|| bytes(*this).cmp(bytes(*other)))
-            });
-            order.into_iter().map(|(_, row)| row).collect()
-        })
+        &self.ordered().rows
+    }
+
+    /// The key of row `in_key_order()[at]`, from a copy in which they lie one behind the other: who
+    /// goes through all of them doesn't wait for memory.
+    #[must_use]
+    pub fn key_in_order(&self, at: usize) -> &str {
+        let Ordered { keys, ends, .. } = self.ordered();
+        let begin = if at == 0 { 0 } else { ends[at - 1] };
+        &keys[begin as usize..ends[at] as usize]
+    }
+
+    fn ordered(&self) -> &Ordered {
+        self.ordered.get_or_init(|| Ordered::of(self))
+    }
+}
+
+/// The rows of a batch in the order of their keys.
+#[derive(Debug)]
+struct Ordered {
+    rows: Box<[u32]>,
+    keys: String,
+    /// Where each key ends in `keys`.
+    ends: Box<[u32]>,
+}
+
+impl Ordered {
+    fn of(batch: &Batch) -> Self {
+        let key = |row: u32| batch.key(&batch.rows[row as usize]);
+        // With their first bytes beside them, most are told apart without a look at the keys,
+        // which lie anywhere in memory.
+        let with_start = |row| (start(key(row).as_bytes()), row);
+        let mut sorted: Vec<(u128, u32)> = (0..batch.rows.len() as u32).map(with_start).collect();
+        sorted.sort_unstable_by(|(a, this), (b, other)| {
+            a.cmp(b).then_with(|| key(*this).as_bytes().cmp(key(*other).as_bytes()))
+        });
+        let rows: Box<[u32]> = sorted.into_iter().map(|(_, row)| row).collect();
+        let mut keys = String::with_capacity(batch.keys.len());
+        let append = |&row: &u32| {
+            keys.push_str(key(row));
+            keys.len() as u32
+        };
+        let ends = rows.iter().map(append).collect();
+        Self { rows, keys, ends }
     }
 }
 
@@ -245,8 +278,11 @@ mod tests {
                 open.add(row, 1);
             }
             let batch = open.freeze(Seq(0), Seq(1));
-            let sorted = batch.in_key_order().iter().map(|&row| batch.key(&batch.rows()[row as usize]));
+            let rows = batch.in_key_order();
+            let sorted = rows.iter().map(|&row| batch.key(&batch.rows()[row as usize]));
             proptest::prop_assert_eq!(sorted.collect::<Vec<_>>(), keys.iter().collect::<Vec<_>>());
+            let copied = (0..rows.len()).map(|at| batch.key_in_order(at));
+            proptest::prop_assert_eq!(copied.collect::<Vec<_>>(), keys.iter().collect::<Vec<_>>());
         }
     }
 }

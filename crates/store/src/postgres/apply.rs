@@ -80,7 +80,7 @@ async fn move_and_add(
     batch: &Batch,
     sums: Vec<i64>,
 ) -> Result<Option<Applied>, Fault> {
-    let keys: Vec<&str> = keys(batch, batch.in_key_order());
+    let keys: Vec<&str> = (0..batch.rows().len()).map(|at| batch.key_in_order(at)).collect();
     let (journal, owner) = (claim.journal.to_string(), claim.owner.to_string());
     let (from, upto) = (batch.from().as_i64(), batch.upto().as_i64());
     let statement = session.statement(MOVE_AND_ADD).await?;
@@ -193,11 +193,11 @@ impl<'b> Totals<'b> {
 
     fn put(&mut self, key: &str, total: i64) {
         let order = self.batch.in_key_order();
-        let key_at = |row: u32| self.batch.key(&self.batch.rows()[row as usize]);
-        let expected = order.get(self.next).is_some_and(|&row| key_at(row) == key);
+        let expected = self.next < order.len() && self.batch.key_in_order(self.next) == key;
         let found = if expected {
             Ok(self.next)
         } else {
+            let key_at = |row: u32| self.batch.key(&self.batch.rows()[row as usize]);
             order.binary_search_by(|&row| key_at(row).as_bytes().cmp(key.as_bytes()))
         };
         // A key that was not asked for can only be the work of a trigger; it is not ours.
