@@ -365,6 +365,11 @@ impl<D: Disk> Journal<D> {
     /// `now_ms`. A store that forgot has less than this journal saw applied: then that is pending
     /// again.
     pub fn resume(&mut self, watermark: Seq, now_ms: u64, unix_ms: u64) {
+        // A start reads the records of the last segment only, so a header has to tell later ones that
+        // the store forgot: the active segment passes for full, and the next record begins another.
+        if let Some(active) = self.active.as_mut().filter(|_| watermark < self.applied) {
+            active.offset = active.header.bytes;
+        }
         self.applied = watermark;
         let (applied, keep_ms) = (self.reusable(), self.keep_ms());
         let sightings = std::mem::take(&mut self.sightings);

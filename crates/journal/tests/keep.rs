@@ -160,7 +160,32 @@ fn what_a_store_forgot_is_pending_again_and_stays() {
     assert!(instance.journal.first_kept() <= Seq(15));
     instance.end(dir.path());
     let instance = start(dir.path(), 31, START_MS + 21 * KEEP_MS, 100, KEEP_MS);
-    assert_eq!(instance.journal.first_kept(), Seq(28));
+    // The spare: what came after the store had forgotten is in another segment.
+    assert_eq!(instance.journal.first_kept(), Seq(31));
+}
+
+/// A start reads headers only, but for the last segment: between those of two segments the store can
+/// have forgotten, and got it all again.
+#[test]
+fn what_is_applied_again_within_a_segment_is_as_old_as_that() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut instance = start(dir.path(), 0, START_MS, 100, KEEP_MS);
+    instance.commit(6);
+    instance.trim_all();
+    // The third segment: its header says that the store has the first two.
+    instance.commit(1);
+    instance.end(dir.path());
+    let again_ms = START_MS + 10 * KEEP_MS;
+    let mut instance = start(dir.path(), 2, again_ms, 100, KEEP_MS);
+    instance.commit(1);
+    instance.trim_all();
+    instance.commit(4);
+    instance.end(dir.path());
+    for (started_ms, first) in [(again_ms + KEEP_MS - 1, 1), (again_ms + KEEP_MS, 7)] {
+        let instance = start(dir.path(), 12, started_ms, 100, KEEP_MS);
+        assert_eq!(instance.journal.first_kept(), Seq(first), "started at {started_ms}");
+        instance.end(dir.path());
+    }
 }
 
 /// Also without `keep`: a spare that the store forgot must not be written over.
