@@ -11,8 +11,8 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::Path;
 
 use rustix::fs::{AtFlags, OFlags, StatxFlags, statx};
 
@@ -33,14 +33,15 @@ pub(crate) struct Direct {
 }
 
 impl Direct {
-    /// Opens the file at `path`. `None` where its file system doesn't say that it can write blocks
-    /// of [`BLOCK`] bytes so (Linux tells it from 6.1 on).
-    pub(crate) fn open(path: &Path) -> Option<Self> {
+    /// Opens `file` once more. `None` where its file system doesn't say that it can write blocks of
+    /// [`BLOCK`] bytes so (Linux tells it from 6.1 on).
+    pub(crate) fn of(file: &File) -> Option<Self> {
         let flags = OFlags::DIRECT.bits().cast_signed();
+        // By its descriptor: it may have another name by now.
+        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
         let file = OpenOptions::new().write(true).custom_flags(flags).open(path).ok()?;
         let about = statx(&file, "", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN | StatxFlags::SIZE).ok()?;
         let told = StatxFlags::from_bits_retain(about.stx_mask).contains(StatxFlags::DIOALIGN);
-        let fits = |align: u32| align > 0 && (BLOCK as u32).is_multiple_of(align);
         let able = told && fits(about.stx_dio_mem_align) && fits(about.stx_dio_offset_align);
         able.then(|| Self { file, bytes: about.stx_size, blocks: Aligned::default(), end: None })
     }
@@ -62,10 +63,15 @@ impl Direct {
         }
         let mut at = offset;
         for piece in bytes.chunks(PIECE) {
-            if !self.append_piece(piece, at, &read)? {
-                return Ok(false);
+            match self.append_piece(piece, at, &read) {
+                // What was asked for can't be done, whatever statx told. That is no failed write:
+                // nothing was begun.
+                Err(error) if at == offset && error.kind() == io::ErrorKind::InvalidInput => {
+                    return Ok(false);
+                }
+                Ok(true) => at += piece.len() as u64,
+                other => return other,
             }
-            at += piece.len() as u64;
         }
         Ok(true)
     }
@@ -89,6 +95,12 @@ impl Direct {
         self.end = Some(offset + piece.len() as u64);
         Ok(true)
     }
+}
+
+/// Whether blocks of [`BLOCK`] bytes, at their multiples, are aligned enough. An alignment of 0 says
+/// that there is no direct writing.
+fn fits(align: u32) -> bool {
+    align > 0 && (BLOCK as u32).is_multiple_of(align)
 }
 
 /// Memory that begins at a multiple of [`BLOCK`].
@@ -115,5 +127,16 @@ impl Aligned {
         let blocks = &mut self.bytes[self.start..self.start + len];
         blocks[..lead].copy_from_slice(&begun[..lead]);
         blocks
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_block_is_aligned_to_whatever_divides_it() {
+        let aligned = [0, 1, 512, 4096, 8192, 4095, 1 << 31].map(fits);
+        assert_eq!(aligned, [false, true, true, true, false, false, false]);
     }
 }

@@ -79,7 +79,8 @@ pub trait DiskFile: Debug + Send + 'static {
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
 
     /// The same at the end of what the file holds: what lies behind `bytes`, up to the next multiple
-    /// of [`BLOCK`], becomes zeros or stays as it was.
+    /// of [`BLOCK`], becomes zeros or stays as it was. Where a block was begun so, nothing else is to be
+    /// written into it.
     ///
     /// # Errors
     /// Those of the operating system. Some of it may have been written.

@@ -29,15 +29,12 @@ pub struct Options {
     pub max_bytes: u64,
     /// How long applied segments are kept, as far as `max_bytes` has room for them.
     pub keep: Duration,
-    /// Whether records are written past the page cache, where the file system can. That is quicker
-    /// where each of them is synced at once, and slower where it isn't.
-    pub direct: bool,
     /// Where randomness comes from.
     pub entropy: Entropy,
 }
 
 impl Options {
-    /// With the operating system's randomness, direct, and nothing kept that the store has.
+    /// With the operating system's randomness, and nothing kept that the store has.
     #[must_use]
     pub fn new(segment_bytes: u64, max_bytes: u64) -> Self {
         // A salt that repeats would only matter together with a torn write, so a generator
@@ -48,19 +45,18 @@ impl Options {
                 since.as_nanos() as u64
             })
         };
-        Self { segment_bytes, max_bytes, keep: Duration::ZERO, direct: true, entropy: Arc::new(entropy) }
+        Self { segment_bytes, max_bytes, keep: Duration::ZERO, entropy: Arc::new(entropy) }
     }
 }
 
 impl fmt::Debug for Options {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { segment_bytes, max_bytes, keep, direct, entropy: _ } = self;
+        let Self { segment_bytes, max_bytes, keep, entropy: _ } = self;
         let mut options = f.debug_struct("Options");
         options
             .field("segment_bytes", segment_bytes)
             .field("max_bytes", max_bytes)
             .field("keep", keep)
-            .field("direct", direct)
             .finish()
     }
 }
@@ -291,12 +287,7 @@ impl<D: Disk> Journal<D> {
         let unsynced = u32::try_from(self.last.0 - self.durable.0).unwrap_or(u32::MAX);
         let fields = Record { seq, kind, applied: self.applied, accepted_ms, unsynced, payload: &[] };
         let bytes = buffer.seal(&fields, active.seed);
-        let written = if self.options.direct {
-            active.file.append_at(bytes, active.offset)
-        } else {
-            active.file.write_at(bytes, active.offset)
-        };
-        written.map_err(Fatal::new("write to", &active.name))?;
+        active.file.append_at(bytes, active.offset).map_err(Fatal::new("write to", &active.name))?;
         active.offset += need;
         Ok(())
     }

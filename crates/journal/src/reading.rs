@@ -58,8 +58,11 @@ pub fn read_all<D: Disk>(
     let survey = survey(disk, &identity, &Begun::open(disk, identity.journal)?)?;
     let mut reports = Vec::new();
     for (at, header) in survey.segments.iter().enumerate() {
-        let next = survey.segments.get(at + 1).map(|next| next.first);
-        reports.push(read_segment(disk, header, next, each)?);
+        let report = match survey.segments.get(at + 1) {
+            Some(next) => read_segment(disk, header, Some(next.first), each)?,
+            None => walk(&settled_image(disk, header)?, header, None, each)?,
+        };
+        reports.push(report);
     }
     Ok((Some(identity), reports))
 }
@@ -149,6 +152,20 @@ fn check_place(
     Ok(())
 }
 
+/// Reads the last segment of a journal that may be in use. What is read is no picture of one moment:
+/// the end of it may be younger than its beginning, and then a record seems to fail in front of one
+/// that was written after it. A second look finds that one whole.
+fn settled_image<D: Disk>(disk: &D, header: &SegmentHeader) -> Result<Vec<u8>, OpenError> {
+    let mut failed_at = 0;
+    loop {
+        let image = image(disk, header)?;
+        match walk(&image, header, None, &mut |_, _, _| Ok(())) {
+            Err(OpenError::Damaged { offset, .. }) if offset > failed_at => failed_at = offset,
+            _ => return Ok(image),
+        }
+    }
+}
+
 /// Reads one segment to its end. `next` is where the following segment begins; without one this
 /// is the tail, and may end in a torn record.
 pub(crate) fn read_segment<D: Disk>(
@@ -157,11 +174,24 @@ pub(crate) fn read_segment<D: Disk>(
     next: Option<Seq>,
     each: &mut dyn FnMut(&SegmentReport, u64, &Record<'_>) -> Result<(), OpenError>,
 ) -> Result<SegmentReport, OpenError> {
+    walk(&image(disk, header)?, header, next, each)
+}
+
+fn image<D: Disk>(disk: &D, header: &SegmentHeader) -> Result<Vec<u8>, OpenError> {
     let name = segment_name(header.number);
     let file = disk.open(&name).map_err(OpenError::io("open", &name))?;
-    let bytes = read_whole(&file).map_err(OpenError::io("read", &name))?;
+    read_whole(&file).map_err(OpenError::io("read", &name))
+}
+
+fn walk(
+    bytes: &[u8],
+    header: &SegmentHeader,
+    next: Option<Seq>,
+    each: &mut dyn FnMut(&SegmentReport, u64, &Record<'_>) -> Result<(), OpenError>,
+) -> Result<SegmentReport, OpenError> {
+    let file = segment_name(header.number);
     let last = Seq(header.first.0.saturating_sub(1));
-    let mut report = SegmentReport { file: name, header: *header, last, bytes: 0, end: TailEnd::Clean };
+    let mut report = SegmentReport { file, header: *header, last, bytes: 0, end: TailEnd::Clean };
     let seed = header.seed();
     let mut rest = bytes.get(RECORDS_START as usize..).unwrap_or_default();
     loop {

@@ -20,17 +20,27 @@ const ZEROS: usize = 1 << 20;
 pub struct RealDisk {
     path: Arc<Path>,
     writable: bool,
+    /// Whether to append past the page cache.
+    direct: bool,
     background: Arc<Mutex<Option<Sender<Job>>>>,
 }
 
 impl RealDisk {
-    /// The directory at `path`, made (durably) where it is missing.
+    /// The directory at `path`, made (durably) where it is missing. What is appended to its files
+    /// goes past the page cache, where the file system can do that.
     ///
     /// # Errors
     /// Those of the operating system.
     pub fn new(path: &Path) -> io::Result<Self> {
         make_durably(path)?;
         Ok(Self::at(path, true))
+    }
+
+    /// The same directory, with all writes through the page cache: quicker where a sync doesn't follow
+    /// each of them.
+    #[must_use]
+    pub fn through_page_cache(self) -> Self {
+        Self { direct: false, ..self }
     }
 
     /// The directory at `path`, for reading alone: a running server may own it.
@@ -40,12 +50,11 @@ impl RealDisk {
     }
 
     fn at(path: &Path, writable: bool) -> Self {
-        Self { path: path.into(), writable, background: Arc::default() }
+        Self { path: path.into(), writable, direct: true, background: Arc::default() }
     }
 
-    fn opened(&self, file: File, name: &str) -> RealFile {
-        let direct = if self.writable { Direct::open(&self.file(name)) } else { None };
-        RealFile { file, direct }
+    fn opened(&self, file: File) -> RealFile {
+        RealFile { file, direct: if self.direct { Way::Untried } else { Way::Closed } }
     }
 
     fn file(&self, name: &str) -> PathBuf {
@@ -66,19 +75,19 @@ impl Disk for RealDisk {
 
     fn open(&self, name: &str) -> io::Result<RealFile> {
         let file = OpenOptions::new().read(true).write(self.writable).open(self.file(name))?;
-        Ok(self.opened(file, name))
+        Ok(self.opened(file))
     }
 
     fn create(&self, name: &str, bytes: u64) -> io::Result<RealFile> {
         let path = self.file(name);
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path)?;
-        let filled = fill(&file, bytes);
+        let filled = fill(&file, bytes, self.direct);
         if filled.is_err() {
             // Without this the half-made file would keep the room that is missing. The first
             // error is the one to tell.
             let _ = fs::remove_file(&path);
         }
-        filled.map(|()| self.opened(file, name))
+        filled.map(|()| self.opened(file))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -119,8 +128,15 @@ impl Disk for RealDisk {
 #[derive(Debug)]
 pub struct RealFile {
     file: File,
-    /// The way past the page cache, where there is one.
-    direct: Option<Direct>,
+    direct: Way,
+}
+
+/// The way past the page cache. Most files are never appended to, so it is tried when one is.
+#[derive(Debug)]
+enum Way {
+    Untried,
+    Open(Direct),
+    Closed,
 }
 
 impl DiskFile for RealFile {
@@ -149,10 +165,15 @@ impl DiskFile for RealFile {
     }
 
     fn append_at(&mut self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        if let Some(mut direct) = self.direct.take()
+        let direct = match std::mem::replace(&mut self.direct, Way::Closed) {
+            Way::Untried => Direct::of(&self.file),
+            Way::Open(direct) => Some(direct),
+            Way::Closed => None,
+        };
+        if let Some(mut direct) = direct
             && direct.append(bytes, offset, |into, at| DiskFile::read_at(self, into, at))?
         {
-            self.direct = Some(direct);
+            self.direct = Way::Open(direct);
             return Ok(());
         }
         self.file.write_all_at(bytes, offset)
@@ -165,7 +186,8 @@ impl DiskFile for RealFile {
 
 /// Reserves first, which fails at once where there is no room, then writes, so that no extent
 /// stays "unwritten": turning one into a written one would be a metadata change in every commit.
-fn fill(file: &File, bytes: u64) -> io::Result<()> {
+/// `forget`: nobody reads the zeros from memory.
+fn fill(file: &File, bytes: u64, forget: bool) -> io::Result<()> {
     use rustix::fs::{FallocateFlags, fallocate};
     match fallocate(file, FallocateFlags::empty(), 0, bytes) {
         Err(error) if error != rustix::io::Errno::OPNOTSUPP => return Err(error.into()),
@@ -180,8 +202,10 @@ fn fill(file: &File, bytes: u64) -> io::Result<()> {
         offset += step;
     }
     file.sync_all()?;
-    // Nobody reads the zeros, and each direct write would have to drop those that it replaces. Only
-    // advice: where it fails, they stay.
-    let _ = rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed);
+    if forget {
+        // Each direct write would have to drop those that it replaces. Only advice: where it fails,
+        // they stay.
+        let _ = rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed);
+    }
     Ok(())
 }

@@ -5,9 +5,10 @@
 use std::fs::{self, File};
 use std::io::IoSliceMut;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 use journal::format::{RECORDS_START, segment_name};
-use journal::{BLOCK, Disk, DiskFile, Journal, Kind, Options, RealDisk, RecordBuffer};
+use journal::{BLOCK, Disk, DiskFile, Journal, Kind, Options, RealDisk, RecordBuffer, read_all};
 use proptest::prelude::*;
 use rustix::io::{Errno, ReadWriteFlags, preadv2};
 use tempfile::TempDir;
@@ -32,8 +33,8 @@ fn is_cached(path: &Path, offset: u64) -> bool {
 fn is_record_cached(direct: bool) -> bool {
     let directory = directory();
     let disk = RealDisk::new(directory.path()).unwrap();
-    let options = Options { direct, ..Options::new(1 << 16, 1 << 20) };
-    let mut journal = Journal::open(disk, options).unwrap().journal;
+    let disk = if direct { disk } else { disk.through_page_cache() };
+    let mut journal = Journal::open(disk, Options::new(1 << 16, 1 << 20)).unwrap().journal;
     journal.make_room(5, 0).unwrap();
     let mut buffer = RecordBuffer::default();
     buffer.extend(b"hello");
@@ -49,6 +50,37 @@ fn a_direct_record_is_on_its_way_at_once_and_another_waits_in_the_page_cache() {
         "the file system of the target folder can't be written to past the page cache (or its kernel is \
          older than Linux 6.1): the journal does without there, and this test can't"
     );
+}
+
+/// Whoever reads beside it sees pages of different moments.
+#[test]
+fn a_journal_in_use_is_never_taken_for_damaged() {
+    const RECORDS: u64 = 6_000;
+    let directory = directory();
+    let disk = RealDisk::new(directory.path()).unwrap();
+    let mut journal = Journal::open(disk, Options::new(32 << 20, 1 << 30)).unwrap().journal;
+    let done = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut buffer = RecordBuffer::default();
+            for _ in 0..RECORDS {
+                buffer.clear();
+                buffer.extend(&[7; 2_500]);
+                journal.make_room(buffer.len(), 0).unwrap();
+                let seq = journal.append(Kind::Increments, 0, &mut buffer).unwrap();
+                journal.sync().unwrap();
+                done.store(seq.0, SeqCst);
+            }
+        });
+        let mut seen = 0;
+        while seen < RECORDS {
+            let before = done.load(SeqCst);
+            let (_, reports) =
+                read_all(&RealDisk::read_only(directory.path()), &mut |_, _, _| Ok(())).unwrap();
+            seen = reports.last().map_or(0, |report| report.last.0);
+            assert!(seen >= before, "{seen} of {before} durable records are seen");
+        }
+    });
 }
 
 proptest! {
@@ -79,6 +111,7 @@ proptest! {
             expected.extend(bytes);
         }
         let found = fs::read(directory.path().join("file")).unwrap();
+        prop_assert_eq!(found.len(), size.max(expected.len()), "it keeps its length while that is enough");
         prop_assert_eq!(found.get(..expected.len()), Some(&expected[..]));
         prop_assert!(found[expected.len()..].iter().all(|byte| *byte == 0));
     }

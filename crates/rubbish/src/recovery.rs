@@ -50,13 +50,7 @@ pub(crate) fn recovery(bytes: &[u8]) {
 fn options(keep: Duration) -> Options {
     let next = AtomicU64::new(1);
     let entropy = move || next.fetch_add(1, Relaxed).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    Options {
-        segment_bytes: SEGMENT,
-        max_bytes: 64 * SEGMENT,
-        keep,
-        direct: true,
-        entropy: Arc::new(entropy),
-    }
+    Options { segment_bytes: SEGMENT, max_bytes: 64 * SEGMENT, keep, entropy: Arc::new(entropy) }
 }
 
 fn open(disk: &MemoryDisk) -> Result<Journal<MemoryDisk>, OpenError> {

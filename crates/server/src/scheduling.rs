@@ -27,6 +27,8 @@ pub(crate) fn ask_for_turns_of(slice: Duration) -> io::Result<()> {
         return Ok(());
     }
     attributes.size = size;
+    // The threads that it makes are not waited for.
+    attributes.sched_flags |= libc::SCHED_FLAG_RESET_ON_FORK as u64;
     attributes.sched_runtime = slice.as_nanos() as u64;
     // SAFETY: the kernel reads the struct, as many bytes as its `size` says, and keeps nothing of it.
     check(unsafe { libc::syscall(libc::SYS_sched_setattr, THIS_THREAD, &raw const attributes, NO_FLAGS) })

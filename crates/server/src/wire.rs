@@ -206,8 +206,9 @@ impl Beginner {
 fn open_engine(settings: &Settings, disk: RealDisk) -> anyhow::Result<Starting<RealDisk>> {
     let sizes = &settings.journal;
     let options = journal::Options::new(sizes.segment_bytes, sizes.max_bytes);
-    let options = journal::Options { keep: sizes.keep, direct: settings.ack == Ack::Durable, ..options };
+    let options = journal::Options { keep: sizes.keep, ..options };
     let seed = (options.entropy)();
+    let disk = if settings.ack == Ack::Memory { disk.through_page_cache() } else { disk };
     let opened = Journal::open(disk, options)?;
     if let Some(cut) = opened.cut {
         tracing::warn!(

@@ -381,13 +381,18 @@ impl DiskFile for SimFile {
         failed
     }
 
-    /// In whole blocks, as a real disk does it past the page cache.
+    /// In whole blocks, as [`RealDisk`](journal::RealDisk) does it past the page cache: the beginning
+    /// of the first one is written again.
     fn append_at(&mut self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        let size = self.size()? as usize;
-        let end = (offset as usize + bytes.len()).next_multiple_of(BLOCK).min(size);
-        let mut blocks = bytes.to_vec();
-        blocks.resize((end - offset as usize).max(bytes.len()), 0);
-        self.write_at(&blocks, offset)
+        let begin = offset as usize / BLOCK * BLOCK;
+        let machine = lock(&self.disk.machine);
+        let seen = &machine.inodes[self.inode].seen;
+        let mut blocks = seen[begin..(offset as usize).min(seen.len())].to_vec();
+        blocks.extend_from_slice(bytes);
+        let end = (begin + blocks.len()).next_multiple_of(BLOCK).min(seen.len());
+        blocks.resize((end - begin).max(blocks.len()), 0);
+        drop(machine);
+        self.write_at(&blocks, begin as u64)
     }
 
     fn sync(&self) -> io::Result<()> {

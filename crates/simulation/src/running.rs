@@ -187,7 +187,6 @@ pub(crate) fn options(settings: &Settings, sabotage: Option<Sabotage>, rng: &mut
     let entropy = crate::log::shared(rng.fork());
     Options {
         keep,
-        direct: true,
         segment_bytes: settings.segment_bytes,
         max_bytes: settings.max_bytes,
         entropy: Arc::new(move || lock(&entropy).u64(..)),
