@@ -219,7 +219,17 @@ impl World {
         let sites: Vec<_> = self.sites.iter().map(|site| (site.lost, site.displaced)).collect();
         let lost = sites.iter().any(|(lost, _)| *lost);
         // What a displaced copy took after the copying is in its journal alone, as it says itself.
-        let sure = |op: &Op| !lost && op.acked.iter().any(|&(site, step)| !sites[site].1 || step < copied_at);
+        let displaced = |(site, step): (usize, u64)| sites[site].1 && step >= copied_at;
+        // A repetition that is told as one is in no journal of who tells it. Where such a copy took the
+        // request, and a failover may have lost what it flushed, the copy's journal alone may have it.
+        let strayed = |op: &Op| {
+            let mut taken = op.tries.iter().filter_map(|one| one.taken_by);
+            self.failed_over && taken.any(displaced)
+        };
+        let sure = |op: &Op| {
+            let told_alone = |ack| op.replays.contains(ack) && strayed(op);
+            !lost && op.acked.iter().any(|ack| !displaced(*ack) && !told_alone(ack))
+        };
         let db = lock(&self.common.server).db.clone();
         let window_ms = self.plan.settings.limits.id_window_ms;
         for (key, name) in self.model.keys.iter().enumerate() {

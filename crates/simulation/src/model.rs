@@ -25,6 +25,8 @@ pub(crate) struct Op {
 pub(crate) struct Try {
     /// When a writer took it, by a clock that is never wrong; `None` where none did.
     pub(crate) taken_ms: Option<u64>,
+    /// Which site's writer that was, and in which step.
+    pub(crate) taken_by: Option<(usize, u64)>,
     pub(crate) acked: bool,
 }
 

@@ -287,10 +287,11 @@ impl Store for SimStore {
         let deaf = [Some(Sabotage::ForgetPurges), Some(Sabotage::CloseTooSoon)];
         let told = !deaf.contains(&server.sabotage);
         let past = server.db.pasts.entry(claim.journal).or_default();
-        if told && (found.is_none() || past.flushed_ms > right_ms) {
-            past.written_off_ms = unknowable_ms;
+        // What was told may be of a copy, where other records lie.
+        if told && (found.is_none() || past.flushed_ms > 0) {
+            past.written_off_ms = past.written_off_ms.max(unknowable_ms);
         }
-        if past.flushed_ms > right_ms {
+        if told || past.flushed_ms > right_ms {
             past.flushed_ms = 0;
         }
         server.remember(before);

@@ -212,7 +212,8 @@ impl World {
     fn take_over(&mut self, at: usize) {
         let taken_ms = Some(lock(&self.common.clock).right_ms());
         for (op, number) in self.sites[at].handed_over.drain(..) {
-            self.model.ops[op].tries[number].taken_ms = taken_ms;
+            let one = &mut self.model.ops[op].tries[number];
+            (one.taken_ms, one.taken_by) = (taken_ms, Some((at, self.step)));
         }
     }
 
@@ -320,7 +321,8 @@ impl World {
                 Err(refusal) => {
                     note!(self.common.log, "site {at}: #{number} is refused: {refusal}");
                     self.sites[at].handed_over.retain(|waits| *waits != (number, one));
-                    self.model.ops[number].tries[one].taken_ms = None;
+                    let one = &mut self.model.ops[number].tries[one];
+                    (one.taken_ms, one.taken_by) = (None, None);
                     *self.counts.entry("refusals").or_default() += 1;
                 }
             }

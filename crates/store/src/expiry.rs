@@ -9,10 +9,12 @@
 //! that the store doesn't know is set aside, because nobody can tell any more whether it counted.
 //!
 //! A journal whose row is missing, or says that it was closed, keeps nothing. It may still hold
-//! something: the store may have forgotten, in a failover, that it was claimed. So before ids leave,
+//! something: the store may have forgotten, in a failover, that it was claimed. And where a data
+//! directory was copied, what one copy told says nothing of the other's records. So before ids leave,
 //! the store notes for which times a repetition can't be told any more (`unknowable_before`: ids
 //! from `kept` before `past` are gone, and a repetition is at most a window and a margin younger),
-//! and whoever claims such a journal is written off up to there.
+//! and whoever claims a journal is written off up to there. What a journal itself told is never less
+//! than that, so a start on its own directory is in no doubt.
 
 use crate::Purge;
 

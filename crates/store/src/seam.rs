@@ -136,9 +136,10 @@ pub trait Store: Send {
     /// (`None`: still missing; it is made, with watermark 0). `now_ms` is the claimer's time,
     /// milliseconds since the Unix epoch.
     ///
-    /// Where the row is missing, or says that nothing is pending, ids may have left that the journal
-    /// still needs (the store may have forgotten its last claim). So what it accepted before `now_ms`
-    /// and too long ago counts only if its id is still known; otherwise it is set aside.
+    /// Ids may have left that the journal still needs: the store may have forgotten its last claim, or
+    /// another copy of its data directory told how far it has flushed. So what was told is taken back, and
+    /// what the journal accepted before `now_ms` and too long ago counts only if its id is still
+    /// known; otherwise it is set aside.
     ///
     /// # Errors
     /// [`ClaimError::Moved`] where the row is not as `seen`.

@@ -18,6 +18,7 @@ on_both!(
     an_id_stays_for_a_journal_that_has_not_flushed_past_it,
     a_purge_is_bounded_and_takes_the_oldest,
     instances_that_purge_and_flush_at_once_dont_deadlock,
+    what_one_copy_told_is_not_believed_of_the_other,
     a_journal_that_is_silent_for_too_long_is_written_off,
     a_journal_that_was_written_off_is_fresh_again_once_it_has_flushed,
     what_was_closed_is_not_waited_for_until_it_is_claimed,
@@ -249,6 +250,25 @@ fn what_was_closed_is_not_waited_for_until_it_is_claimed(fixture: &Fixture) {
     other_store.close(&other, Seq::ZERO).unwrap();
     assert_eq!(fixture.sql(open), "1");
     assert_eq!(store.purge(&claim, &one).unwrap().removed, 1);
+}
+
+/// A data directory was copied, and both copies were started. What one of them told before the other one
+/// took the journal back says nothing of what lies in the other one.
+fn what_one_copy_told_is_not_believed_of_the_other(fixture: &Fixture) {
+    let (mut store, claim) = fixture.claimed();
+    let (mut copy_store, first) = fixture.claimed();
+    store.apply(&claim, &units(0, 1, &[("one", START_MS, 1)])).unwrap();
+    let late = upto(START_MS + 2 * KEPT_MS);
+    assert_eq!(copy_store.purge(&first, &late).unwrap().removed, 0);
+
+    let other = Claim { owner: OwnerId::random().unwrap(), ..first };
+    let seen = Some(Standing { owner: first.owner, watermark: Seq::ZERO, moved_by: None });
+    copy_store.claim(&other, seen, u64::MAX).unwrap();
+    assert_eq!(store.purge(&claim, &late).unwrap().removed, 0);
+    let again = units(0, 1, &[("one", START_MS + WINDOW_MS, 1)]);
+    assert_eq!(copy_store.apply(&other, &again).unwrap().duplicates, [0]);
+    assert_eq!(fixture.table(), "a|1");
+    assert_eq!(copy_store.purge(&other, &late).unwrap().removed, 1);
 }
 
 /// A failover forgot that a journal was claimed: its row is missing, or says that nothing is pending.

@@ -103,17 +103,17 @@ const MAKE: &str = "
       FROM store
     ON CONFLICT (id) DO NOTHING";
 
-/// A journal that was closed takes requests again from now on, and may hold some, if the store forgot
-/// an earlier claim: how far it has flushed is not known before it tells.
+/// How far the journal has flushed is not known before the new owner tells. A journal that was closed may
+/// hold requests, if the store forgot an earlier claim. And what the owner before told may be of a copy of
+/// the data directory, where other records lie.
 const TAKE: &str = "
     UPDATE journals
        SET owner = $2, claimed_at = now(),
-           flushed_past = CASE WHEN flushed_past > now() THEN NULL ELSE flushed_past END,
-           written_off = CASE WHEN flushed_past > now()
-               THEN (SELECT CASE WHEN unknowable_before IS NOT NULL
-                            THEN LEAST(unknowable_before, to_timestamp($6::bigint::float8 / 1000)) END
-                       FROM store)
-               ELSE written_off END
+           flushed_past = NULL,
+           written_off = CASE WHEN flushed_past IS NULL THEN written_off ELSE GREATEST(written_off,
+               (SELECT CASE WHEN unknowable_before IS NOT NULL
+                       THEN LEAST(unknowable_before, to_timestamp($6::bigint::float8 / 1000)) END
+                  FROM store)) END
      WHERE id = $1 AND owner IN ($3, $2) AND seq = $4 AND moved_by IS NOT DISTINCT FROM $5";
 
 /// A purge holds this row while it looks at all journals and notes which ids leave; it doesn't

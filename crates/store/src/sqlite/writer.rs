@@ -100,14 +100,13 @@ fn take(connection: &Connection, claim: &Claim, seen: Option<Standing>, now_ms: 
         let ours = Standing { owner: claim.owner, watermark: Seq::ZERO, moved_by: None };
         return Ok(made == 1 || standing(connection, claim.journal)? == Some(ours));
     };
-    // A journal that was closed takes requests again from now on, and may hold some, if the store
-    // forgot an earlier claim: how far it has flushed is not known before it tells.
+    // How far the journal has flushed is not known before the new owner tells. A journal that was
+    // closed may hold requests, if the store forgot an earlier claim. And what the owner before told
+    // may be of a copy of the data directory, where other records lie.
     let take = "UPDATE journals SET owner = ?2, claimed_at = strftime('%Y-%m-%dT%H:%M:%fZ', 'now'), \
-                 written_off = CASE WHEN flushed_past > strftime('%Y-%m-%dT%H:%M:%fZ', 'now') \
-                 THEN (SELECT min(unknowable_before, strftime('%Y-%m-%dT%H:%M:%fZ', ?6 / 1000.0, 'unixepoch')) \
-                         FROM store) ELSE written_off END, \
-                 flushed_past = CASE WHEN flushed_past > strftime('%Y-%m-%dT%H:%M:%fZ', 'now') \
-                 THEN NULL ELSE flushed_past END \
+                 written_off = CASE WHEN flushed_past IS NULL THEN written_off ELSE (SELECT nullif(max(coalesce(written_off, ''), coalesce( \
+                 min(unknowable_before, strftime('%Y-%m-%dT%H:%M:%fZ', ?6 / 1000.0, 'unixepoch')), '')), '') \
+                         FROM store) END, flushed_past = NULL \
                  WHERE id = ?1 AND owner IN (?2, ?3) AND seq = ?4 AND moved_by IS ?5";
     let (before, seq) = (seen.owner.to_string(), seen.watermark.as_i64());
     let moved_by = seen.moved_by.map(|moved_by| moved_by.to_string());
