@@ -18,6 +18,9 @@ pub(crate) type Number = u32;
 pub(crate) const NO_ROW: u32 = u32::MAX;
 
 const SHARDS: usize = 256;
+/// So many loaded counters of a shard go into its table together: enough for the processor to look for
+/// many of their places at once, and little enough that all shards' lists stay in its cache.
+const INDEX_TOGETHER: usize = 128;
 /// Small enough that copying a chunk's names, once, holds nobody up.
 const CHUNK_BITS: u32 = 12;
 const CHUNK: usize = 1 << CHUNK_BITS;
@@ -65,6 +68,8 @@ pub(crate) struct Counters {
     shards: Vec<HashTable<Number>>,
     chunks: Vec<Chunk>,
     len: usize,
+    /// By shard, the hashes and numbers of counters that were loaded and that its table doesn't lead to yet.
+    to_index: Vec<Vec<(u32, Number)>>,
 }
 
 impl Counters {
@@ -75,6 +80,7 @@ impl Counters {
             shards: (0..SHARDS).map(|_| HashTable::new()).collect(),
             chunks: Vec::new(),
             len: 0,
+            to_index: Vec::new(),
         }
     }
 
@@ -100,6 +106,7 @@ impl Counters {
 
     #[inline]
     pub(crate) fn find(&self, key: &str, hash: u32) -> Option<Number> {
+        debug_assert!(self.to_index.is_empty(), "before the end of the load nothing is found");
         let found = self.shards[shard(hash)].find(spread(hash), |&number| {
             let chunk = &self.chunks[number as usize / CHUNK];
             let entry = chunk.entry(number);
@@ -111,6 +118,47 @@ impl Counters {
     /// Adds a counter that [`find`](Self::find) did not find. There may be up to `u32::MAX` - 1.
     /// `key` satisfies `Key::check`, which keeps its name within the bits that there are for it.
     pub(crate) fn insert(&mut self, key: &str, hash: u32, total: i64, epoch: u32) -> Number {
+        let number = self.add(key, hash, total, epoch);
+        self.index(shard(hash), &[(hash, number)]);
+        number
+    }
+
+    /// As [`insert`](Self::insert), for a counter among many: it is found only after
+    /// [`end_load`](Self::end_load). One by one, each would wait for its place in its table to come from
+    /// memory.
+    pub(crate) fn load(&mut self, key: &str, hash: u32, total: i64, epoch: u32) {
+        let number = self.add(key, hash, total, epoch);
+        if self.to_index.is_empty() {
+            self.to_index.resize_with(SHARDS, || Vec::with_capacity(INDEX_TOGETHER));
+        }
+        let shard = shard(hash);
+        self.to_index[shard].push((hash, number));
+        if self.to_index[shard].len() == INDEX_TOGETHER {
+            let mut together = std::mem::take(&mut self.to_index[shard]);
+            self.index(shard, &together);
+            together.clear();
+            self.to_index[shard] = together;
+        }
+    }
+
+    /// Makes everything that was loaded be found.
+    pub(crate) fn end_load(&mut self) {
+        for (shard, rest) in std::mem::take(&mut self.to_index).iter().enumerate() {
+            self.index(shard, rest);
+        }
+    }
+
+    fn index(&mut self, shard: usize, counters: &[(u32, Number)]) {
+        let (table, chunks) = (&mut self.shards[shard], &self.chunks);
+        for &(hash, number) in counters {
+            table.insert_unique(spread(hash), number, |&number| {
+                spread(chunks[number as usize / CHUNK].entry(number).hash)
+            });
+        }
+    }
+
+    /// Adds an entry that no table leads to.
+    fn add(&mut self, key: &str, hash: u32, total: i64, epoch: u32) -> Number {
         debug_assert!((1..=MAX_KEY_BYTES).contains(&key.len()));
         let number = self.len as Number;
         if self.len.is_multiple_of(CHUNK) {
@@ -120,10 +168,6 @@ impl Counters {
         let name = (chunk.names.len() as u32) << LENGTH_BITS | (key.len() as u32 - 1);
         chunk.names.extend_from_slice(key.as_bytes());
         chunk.entries.0[self.len % CHUNK] = Entry { base: total, total, name, hash, epoch, row: NO_ROW };
-        let chunks = &self.chunks;
-        self.shards[shard(hash)].insert_unique(spread(hash), number, |&number| {
-            spread(chunks[number as usize / CHUNK].entry(number).hash)
-        });
         self.len += 1;
         number
     }
@@ -227,6 +271,25 @@ mod tests {
             assert_eq!(found, Some(n));
             assert_eq!((counters.entry(n).total, counters.key(n)), (i64::from(n), &*key(n)));
         }
+    }
+
+    #[test]
+    fn what_is_loaded_is_found_beside_what_is_inserted() {
+        let mut counters = Counters::new(3);
+        let key = |n: u32| format!("key {n}");
+        // So many that some shards' lists are full and some aren't.
+        let loaded = (SHARDS * INDEX_TOGETHER) as u32;
+        for n in 0..loaded {
+            counters.load(&key(n), counters.hash(&key(n)), i64::from(n), 1);
+        }
+        counters.end_load();
+        for n in loaded..2 * loaded {
+            counters.insert(&key(n), counters.hash(&key(n)), i64::from(n), 1);
+        }
+        let found = |n: u32| counters.find(&key(n), counters.hash(&key(n)));
+        assert_eq!((0..2 * loaded).find(|&n| found(n) != Some(n)), None);
+        let indexed: usize = counters.shards.iter().map(HashTable::len).sum();
+        assert_eq!((counters.len(), indexed), (2 * loaded as usize, 2 * loaded as usize));
     }
 
     #[test]

@@ -96,7 +96,7 @@ impl Machine {
             ));
         }
         let hash = self.counters.hash(key);
-        self.counters.insert(key, hash, total, self.epoch);
+        self.counters.load(key, hash, total, self.epoch);
         Ok(())
     }
 
@@ -105,8 +105,9 @@ impl Machine {
         self.ids.load(id, fingerprint, accepted_ms);
     }
 
-    /// Says from which watermark the totals were loaded.
+    /// Says that all totals were loaded, and from which watermark. Nothing is found before.
     pub(crate) fn loaded(&mut self, watermark: Seq) {
+        self.counters.end_load();
         self.batches.begin(watermark);
     }
 

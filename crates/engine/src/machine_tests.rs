@@ -245,6 +245,7 @@ fn a_refused_entry_is_named_and_takes_its_request_back() {
 fn a_batch_may_lead_from_one_end_of_the_range_to_the_other() {
     let mut machine = machine();
     machine.load("a", i64::MIN).unwrap();
+    machine.loaded(Seq::ZERO);
     for value in [i64::MAX, i64::MAX, 1] {
         machine.admit(&packed(&[("a".into(), value)], None), 1).unwrap();
     }
@@ -334,6 +335,7 @@ fn a_row_that_no_increment_can_have_written_stays_in_the_store() {
     let longest = "x".repeat(counter::MAX_KEY_BYTES);
     for key in ["", &longest, &format!("{longest}x"), "a\0b", "b"] {
         machine.load(key, 7).unwrap();
+        machine.loaded(Seq::ZERO);
         assert_eq!(machine.refresh(key, Some(7), Seq::ZERO, 1), Some(Some(7)), "{key:?}");
     }
     assert_eq!(machine.counters(), 2);
