@@ -17,6 +17,11 @@ use crate::upkeep::Upkeep;
 /// While a store stays away, it is said again so often.
 const REMIND: Duration = Duration::from_secs(30);
 
+/// A flush may take longer than it must by so large a part of the time since the one before it …
+const SPREAD_SHARE: u32 = 8;
+/// … and by no more than this: for as long, nobody else can change its counters.
+const LONGEST_SPREAD: Duration = Duration::from_millis(250);
+
 /// Why no batch can be applied any more. The instance has to stop taking increments.
 #[derive(Debug, thiserror::Error)]
 pub enum FlushError {
@@ -84,6 +89,14 @@ pub struct Flusher<S> {
     backoff: Backoff,
     /// When it was last said that the store is away.
     reminded: Option<Instant>,
+    last_attempt: Option<LastAttempt>,
+}
+
+/// When it was, and in which epoch.
+#[derive(Clone, Copy, Debug)]
+struct LastAttempt {
+    began: Instant,
+    epoch: u32,
 }
 
 impl<S: AsMut<dyn Store>> Flusher<S> {
@@ -92,7 +105,16 @@ impl<S: AsMut<dyn Store>> Flusher<S> {
     #[must_use]
     pub fn new(store: S, own: Own, engine: Engine, window: Duration, vitals: Arc<FlushVitals>) -> Self {
         let seed = own.claim().owner.0.iter().fold(0, |seed: u64, byte| seed << 4 ^ u64::from(*byte));
-        Self { store, own, engine, window, vitals, backoff: Backoff::new(seed), reminded: None }
+        Self {
+            store,
+            own,
+            engine,
+            window,
+            vitals,
+            backoff: Backoff::new(seed),
+            reminded: None,
+            last_attempt: None,
+        }
     }
 
     /// The flusher's thread: applies what comes until there is no more, or until it is stopped
@@ -129,7 +151,9 @@ impl<S: AsMut<dyn Store>> Flusher<S> {
     pub fn attempt(&mut self, batch: &Batch) -> Result<Option<Duration>, FlushError> {
         let epoch = self.engine.freshness().epoch();
         let start = Instant::now();
-        match self.store.as_mut().apply(self.own.claim(), batch) {
+        let now = LastAttempt { began: start, epoch };
+        let over = self.last_attempt.replace(now).map_or(Duration::ZERO, |last| spread(last, now));
+        match self.store.as_mut().apply_over(self.own.claim(), batch, over) {
             Ok(applied) => {
                 self.succeeded(batch, &applied, start.elapsed());
                 self.engine.controls().send(Control::Settled { applied, epoch });
@@ -176,5 +200,29 @@ impl<S: AsMut<dyn Store>> Flusher<S> {
             self.reminded = Some(Instant::now());
         }
         self.vitals.set_trouble(Some(reason));
+    }
+}
+
+/// Over how long a flush that begins `now` may be spread. Not at all where other instances have flushed
+/// since the last one: they would wait for its locks, and it for theirs.
+fn spread(last: LastAttempt, now: LastAttempt) -> Duration {
+    if last.epoch != now.epoch {
+        return Duration::ZERO;
+    }
+    (now.began.saturating_duration_since(last.began) / SPREAD_SHARE).min(LONGEST_SPREAD)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flush_is_spread_in_proportion_and_only_while_nobody_else_flushes() {
+        let last = LastAttempt { began: Instant::now(), epoch: 7 };
+        let after = |ms, epoch| LastAttempt { began: last.began + Duration::from_millis(ms), epoch };
+        assert_eq!(spread(last, after(0, 7)), Duration::ZERO);
+        assert_eq!(spread(last, after(800, 7)), Duration::from_millis(100));
+        assert_eq!(spread(last, after(3_600_000, 7)), LONGEST_SPREAD);
+        assert_eq!(spread(last, after(800, 8)), Duration::ZERO);
     }
 }

@@ -331,7 +331,7 @@ impl Store for SimStore {
         Ok(watermark)
     }
 
-    fn apply(&mut self, claim: &Claim, batch: &Batch) -> Result<Applied, ApplyError> {
+    fn apply_over(&mut self, claim: &Claim, batch: &Batch, _over: Duration) -> Result<Applied, ApplyError> {
         self.commit(&Transaction::new(claim, batch))
     }
 

@@ -1,5 +1,7 @@
 //! What the rest of the house knows of a store.
 
+use std::time::Duration;
+
 use counter::{Applied, Batch, Fingerprint, JournalId, OwnerId, Seq, StoreId};
 
 /// Why a store did not do what it was asked.
@@ -165,7 +167,16 @@ pub trait Store: Send {
     ///
     /// # Errors
     /// See [`ApplyError`].
-    fn apply(&mut self, claim: &Claim, batch: &Batch) -> Result<Applied, ApplyError>;
+    fn apply(&mut self, claim: &Claim, batch: &Batch) -> Result<Applied, ApplyError> {
+        self.apply_over(claim, batch, Duration::ZERO)
+    }
+
+    /// As [`apply`](Self::apply), where nothing is pressing: the transaction may take as long as `over`
+    /// in addition, so that others get the processors in between. Its rows are locked for as long.
+    ///
+    /// # Errors
+    /// See [`ApplyError`].
+    fn apply_over(&mut self, claim: &Claim, batch: &Batch, over: Duration) -> Result<Applied, ApplyError>;
 
     /// Hands the newest idempotency keys to `each`, the newest first: those that were accepted at
     /// `since_ms` (milliseconds since the Unix epoch) or later, at most `limit`. `each` must not

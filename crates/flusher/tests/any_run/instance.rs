@@ -55,14 +55,14 @@ impl Store for Shaky {
         self.inner.load(journal, each)
     }
 
-    fn apply(&mut self, claim: &Claim, batch: &Batch) -> Result<Applied, ApplyError> {
+    fn apply_over(&mut self, claim: &Claim, batch: &Batch, over: Duration) -> Result<Applied, ApplyError> {
         let fault = std::mem::take(&mut *self.fault.lock().unwrap());
         let away = || Err(StoreError::Unavailable("put so by the test".to_owned()).into());
         match fault {
-            Fault::None => self.inner.apply(claim, batch),
+            Fault::None => self.inner.apply_over(claim, batch, over),
             Fault::Before => away(),
             Fault::After => {
-                self.inner.apply(claim, batch)?;
+                self.inner.apply_over(claim, batch, over)?;
                 away()
             }
         }

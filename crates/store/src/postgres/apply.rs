@@ -1,6 +1,7 @@
-//! Applies a batch: nearly always by one statement, which is one round trip.
+//! Applies a batch: by one statement, which is one round trip, unless it is to be spread.
 
 use std::pin::pin;
+use std::time::Duration;
 
 use counter::{Applied, Batch};
 use futures_util::StreamExt;
@@ -9,6 +10,7 @@ use tokio_postgres::types::ToSql;
 use super::faults::Fault;
 use super::link::Link;
 use super::session::Session;
+use super::spread::PART_ROWS;
 use super::writer::standing;
 use super::{set_aside, transaction};
 use crate::plan::{Known, Plan};
@@ -47,11 +49,17 @@ const CONFIRM: &str = "
 
 pub(crate) const TOTALS: &str = "SELECT key, value FROM counters WHERE key = ANY ($1::text[])";
 
-pub(crate) fn apply(link: &mut Link, claim: &Claim, batch: &Batch) -> Result<Applied, ApplyError> {
-    let limit = link.limits().step_for(batch.rows().len() + batch.units().len());
-    let mut applied = match plain_sums(batch) {
+pub(crate) fn apply(
+    link: &mut Link,
+    claim: &Claim,
+    batch: &Batch,
+    over: Duration,
+) -> Result<Applied, ApplyError> {
+    let limit = link.limits().step_for(batch.rows().len() + batch.units().len()).saturating_add(over);
+    let is_spread = !over.is_zero() && batch.rows().len() > PART_ROWS;
+    let mut applied = match plain_sums(batch).filter(|_| !is_spread) {
         Some(sums) => link.call(limit, async |session| move_and_add(session, claim, batch, sums).await),
-        None => link.call(limit, async |session| transaction::apply(session, claim, batch).await),
+        None => link.call(limit, async |session| transaction::apply(session, claim, batch, over).await),
     };
     if let Err(Fault::Rows(_) | Fault::Unclear { .. }) = applied {
         applied = link.call_in_steps(async |session| set_aside::apply(session, claim, batch).await);
@@ -148,6 +156,11 @@ pub(crate) struct Totals<'b> {
 impl<'b> Totals<'b> {
     pub(crate) fn new(batch: &'b Batch) -> Self {
         Self { batch, next: 0, totals: vec![None; batch.rows().len()] }
+    }
+
+    /// Whether that row has one.
+    pub(crate) fn has(&self, row: u32) -> bool {
+        self.totals[row as usize].is_some()
     }
 
     pub(crate) fn into_inner(self) -> Vec<Option<i64>> {

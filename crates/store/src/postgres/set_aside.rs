@@ -8,7 +8,7 @@ use super::apply::Totals;
 use super::faults::Fault;
 use super::probe;
 use super::session::Session;
-use super::transaction::{Moved, add, by_intent, known_ids, move_watermark, rounds, write_ids};
+use super::transaction::{Moved, add, by_intent, known_ids, move_watermark, rounds, whole, write_ids};
 use crate::Claim;
 use crate::plan::{self, Known, Plan};
 
@@ -67,7 +67,7 @@ async fn attempt(session: &Session, claim: &Claim, batch: &Batch) -> Result<Opti
     let mut totals = Totals::new(batch);
     let add_range = async |range: Range<usize>| {
         for round in rounds(batch, &plan, &meant[range]) {
-            add(session, &round, &mut totals).await?;
+            add(session, whole(&round), &mut totals).await?;
         }
         Ok(())
     };

@@ -1,6 +1,8 @@
-//! Applies a batch with units or wide sums: an explicit transaction of two round trips.
+//! Applies a batch with units or wide sums, or one that is spread: an explicit transaction, of two
+//! round trips where it is not spread.
 
 use std::collections::{HashMap, HashSet};
+use std::time::{Duration, Instant};
 
 use counter::{Applied, Batch, Fingerprint};
 use tokio_postgres::Row;
@@ -9,6 +11,7 @@ use super::apply::{TOTALS, Totals};
 use super::faults::Fault;
 use super::session::Session;
 use super::set_aside;
+use super::spread::Spread;
 use crate::Claim;
 use crate::plan::{self, Known, Plan};
 
@@ -35,8 +38,13 @@ const KNOWN_IDS: &str = "
 
 /// `None`: the watermark was not at the batch's beginning, and nothing was written. After
 /// [`Fault::Rows`] or [`Fault::Unclear`] nothing was written either, and the session is ready for the next transaction.
-pub(crate) async fn apply(session: &Session, claim: &Claim, batch: &Batch) -> Result<Option<Applied>, Fault> {
-    let applied = attempt(session, claim, batch).await;
+pub(crate) async fn apply(
+    session: &Session,
+    claim: &Claim,
+    batch: &Batch,
+    over: Duration,
+) -> Result<Option<Applied>, Fault> {
+    let applied = attempt(session, claim, batch, &Spread::over(over)).await;
     if matches!(applied, Ok(None) | Err(Fault::Rows(_) | Fault::Unclear { .. } | Fault::Refused(_))) {
         session.client.batch_execute("ROLLBACK").await?;
     }
@@ -46,7 +54,12 @@ pub(crate) async fn apply(session: &Session, claim: &Claim, batch: &Batch) -> Re
 /// Statements are sent without waiting for the answers of those before. That is safe, because the
 /// server runs them in order, refuses all that follow a failed one, and makes of a COMMIT behind
 /// it a ROLLBACK.
-async fn attempt(session: &Session, claim: &Claim, batch: &Batch) -> Result<Option<Applied>, Fault> {
+async fn attempt(
+    session: &Session,
+    claim: &Claim,
+    batch: &Batch,
+    spread: &Spread,
+) -> Result<Option<Applied>, Fault> {
     let client = &session.client;
     // Before BEGIN, because each needs a round trip of its own the first time.
     for sql in [MOVE, ADD, WRITE_IDS, KNOWN_IDS, TOTALS, set_aside::WRITE] {
@@ -73,13 +86,16 @@ async fn attempt(session: &Session, claim: &Claim, batch: &Batch) -> Result<Opti
 
     let (meant, untouched) = by_intent(batch, &plan);
     let (mut totals, mut others) = (Totals::new(batch), Totals::new(batch));
-    let mut rounds = rounds(batch, &plan, &meant);
-    let last = rounds.pop();
+    let rounds = rounds(batch, &plan, &meant);
+    let mut last = None;
     for round in &rounds {
-        add(session, round, &mut totals).await?;
+        if let Some(part) = last.take() {
+            add(session, part, &mut totals).await?;
+        }
+        last = Some(add_all_but_last(session, whole(round), &mut totals, spread).await?);
     }
     let (added, read, kept, committed) = tokio::join!(biased;
-        async { match &last { Some(round) => add(session, round, &mut totals).await, None => Ok(()) } },
+        async { match last { Some(part) => add(session, part, &mut totals).await, None => Ok(()) } },
         others.read(session, &untouched),
         set_aside::write(session, claim, batch, &plan.set_aside),
         async { Ok::<_, Fault>(client.batch_execute("COMMIT").await?) },
@@ -88,6 +104,11 @@ async fn attempt(session: &Session, claim: &Claim, batch: &Batch) -> Result<Opti
     read?;
     kept?;
     committed?;
+    // Those that a trigger skipped: nothing was added to them, whatever they are.
+    if meant.iter().any(|&row| !totals.has(row)) {
+        let missing: Vec<u32> = meant.into_iter().filter(|&row| !totals.has(row)).collect();
+        totals.read(session, &missing).await?;
+    }
     let totals = totals.into_inner().into_iter().zip(others.into_inner());
     let totals = totals.map(|(added, read)| added.or(read)).collect();
     Ok(Some(Applied { totals, duplicates: plan.duplicates, set_aside: plan.set_aside }))
@@ -201,9 +222,40 @@ pub(crate) fn rounds<'b>(batch: &'b Batch, plan: &Plan, rows: &[u32]) -> Vec<Rou
     rounds
 }
 
-/// Adds one round and takes the totals over.
-pub(crate) async fn add(session: &Session, round: &Round<'_>, totals: &mut Totals<'_>) -> Result<(), Fault> {
+/// Some neighbours of a round.
+pub(crate) type Part<'r> = (&'r [&'r str], &'r [i64]);
+
+/// A round in one part.
+pub(crate) fn whole<'r>((keys, values): &'r Round<'_>) -> Part<'r> {
+    (keys, values)
+}
+
+/// Adds one part and takes the totals over.
+pub(crate) async fn add(
+    session: &Session,
+    (keys, values): Part<'_>,
+    totals: &mut Totals<'_>,
+) -> Result<(), Fault> {
     let statement = session.statement(ADD).await?;
-    totals.collect(session, &statement, &[&round.0, &round.1]).await?;
+    totals.collect(session, &statement, &[&keys, &values]).await?;
     Ok(())
+}
+
+/// Adds a round in parts, resting after each, and gives back the last one, which is still to be added.
+async fn add_all_but_last<'r>(
+    session: &Session,
+    (mut keys, mut values): Part<'r>,
+    totals: &mut Totals<'_>,
+    spread: &Spread,
+) -> Result<Part<'r>, Fault> {
+    loop {
+        let rows = spread.next_part(keys.len());
+        if rows == keys.len() {
+            return Ok((keys, values));
+        }
+        let start = Instant::now();
+        add(session, (&keys[..rows], &values[..rows]), totals).await?;
+        (keys, values) = (&keys[rows..], &values[rows..]);
+        spread.rest(start.elapsed(), keys.len()).await;
+    }
 }

@@ -1,5 +1,7 @@
 //! The connection over which an instance writes.
 
+use std::time::Duration;
+
 use counter::{Applied, Batch, Fingerprint, IdError, JournalId, OwnerId, Seq, StoreId};
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
@@ -48,8 +50,8 @@ impl Store for PostgresStore {
         load::load(&mut self.link, journal, each)
     }
 
-    fn apply(&mut self, claim: &Claim, batch: &Batch) -> Result<Applied, ApplyError> {
-        apply::apply(&mut self.link, claim, batch)
+    fn apply_over(&mut self, claim: &Claim, batch: &Batch, over: Duration) -> Result<Applied, ApplyError> {
+        apply::apply(&mut self.link, claim, batch, over)
     }
 
     fn load_ids(

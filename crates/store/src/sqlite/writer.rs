@@ -46,7 +46,8 @@ impl Store for SqliteStore {
         loaded.map_err(StoreError::from)?.map_err(LoadError::Stopped)
     }
 
-    fn apply(&mut self, claim: &Claim, batch: &Batch) -> Result<Applied, ApplyError> {
+    /// Not spread: until it commits, nobody else could write to the file.
+    fn apply_over(&mut self, claim: &Claim, batch: &Batch, _over: Duration) -> Result<Applied, ApplyError> {
         let connection = self.file.connection().map_err(StoreError::from)?;
         apply::apply(connection, claim, batch)
     }
