@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering::Release;
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, OnceLock};
 use std::task::Context;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use counter::{Batch, Entries, Fingerprint};
 use journal::{Disk, Fatal};
@@ -18,6 +18,7 @@ use crate::control::{Control, Controls};
 use crate::freshness::Freshness;
 use crate::front::{Counted, Front, Page, PageRequest, Refusal};
 use crate::lane::{Answer, Lane, Waiting};
+use crate::linger::{self, Linger};
 use crate::vitals::{Phase, Vitals};
 use crate::writer::{Scratch, Turn, Writer};
 
@@ -121,7 +122,9 @@ impl Engine {
         bell.attend();
         self.begin(&writer, clock.now());
         let mut scratch = Scratch::default();
-        let mut pace = Pace::default();
+        // On a single processor, whoever stays awake stands in the way of those it waits for.
+        let lingers = std::thread::available_parallelism().is_ok_and(|processors| processors.get() > 1);
+        let mut pace = Pace { lingers, ..Pace::default() };
         let mut more = true;
         loop {
             let mut now = clock.now();
@@ -198,16 +201,20 @@ impl Engine {
 ///
 /// A commit costs a wake-up, a write and an fdatasync, whoever many wait for it. So while a crowd
 /// is being served, the writer waits until most of it waits again, or for [`PAUSE`] since the
-/// last commit; a lone client makes up the whole crowd and never waits.
+/// last commit; a lone client makes up the whole crowd and never waits, and the writer stays awake for its
+/// next request (see [`Linger`]).
 #[derive(Debug, Default)]
 struct Pace {
     /// About how many clients there are: the most that were seen waiting lately.
     crowd: usize,
     began: Duration,
+    /// Whether to stay awake for a lone client's next request.
+    lingers: bool,
+    linger: Linger,
 }
 
 impl Pace {
-    fn wait<D: Disk>(&self, bell: &Bell, writer: &Writer<D>, now: Now) {
+    fn wait<D: Disk>(&mut self, bell: &Bell, writer: &Writer<D>, now: Now) {
         let mut until = now.elapsed + IDLE;
         until = writer.deadline().map_or(until, |deadline| deadline.min(until));
         if self.crowd > 1 {
@@ -215,6 +222,9 @@ impl Pace {
         }
         let enough = (self.crowd * 4 / 5).max(1);
         let time = until.saturating_sub(now.elapsed);
+        if self.crowd == 1 && self.lingers && !time.is_zero() && self.linger.is_worth_it() {
+            self.linger.until(Instant::now() + linger::LONGEST, || bell.waiting() > 0);
+        }
         if bell.waiting() < enough && !time.is_zero() {
             bell.sleep(enough, time);
         }

@@ -16,6 +16,7 @@ mod freshness;
 mod front;
 mod ids;
 mod lane;
+mod linger;
 mod machine;
 #[cfg(test)]
 mod machine_tests;
