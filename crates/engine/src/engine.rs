@@ -222,7 +222,7 @@ impl Pace {
         }
         let enough = (self.crowd * 4 / 5).max(1);
         let time = until.saturating_sub(now.elapsed);
-        if self.crowd == 1 && self.lingers && !time.is_zero() && self.linger.is_worth_it() {
+        if self.crowd == 1 && self.lingers && time > linger::LONGEST && self.linger.is_worth_it() {
             self.linger.until(Instant::now() + linger::LONGEST, || bell.waiting() > 0);
         }
         if bell.waiting() < enough && !time.is_zero() {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use counter::{Applied, Batch};
-use engine::{Control, Engine};
+use engine::{Control, Engine, Phase};
 use store::{ApplyError, Store, StoreError};
 
 use crate::backoff::{Backoff, Stop, Wait};
@@ -21,6 +21,9 @@ const REMIND: Duration = Duration::from_secs(30);
 const SPREAD_SHARE: u32 = 8;
 /// … and by no more than this: for as long, nobody else can change its counters.
 const LONGEST_SPREAD: Duration = Duration::from_millis(250);
+/// For so long after another instance was seen to flush, nothing is spread. The looks at the others are a
+/// minute apart at most.
+const OTHERS_FOR: Duration = Duration::from_secs(120);
 
 /// Why no batch can be applied any more. The instance has to stop taking increments.
 #[derive(Debug, thiserror::Error)]
@@ -89,14 +92,7 @@ pub struct Flusher<S> {
     backoff: Backoff,
     /// When it was last said that the store is away.
     reminded: Option<Instant>,
-    last_attempt: Option<LastAttempt>,
-}
-
-/// When it was, and in which epoch.
-#[derive(Clone, Copy, Debug)]
-struct LastAttempt {
-    began: Instant,
-    epoch: u32,
+    pace: Pace,
 }
 
 impl<S: AsMut<dyn Store>> Flusher<S> {
@@ -113,7 +109,7 @@ impl<S: AsMut<dyn Store>> Flusher<S> {
             vitals,
             backoff: Backoff::new(seed),
             reminded: None,
-            last_attempt: None,
+            pace: Pace::default(),
         }
     }
 
@@ -151,8 +147,8 @@ impl<S: AsMut<dyn Store>> Flusher<S> {
     pub fn attempt(&mut self, batch: &Batch) -> Result<Option<Duration>, FlushError> {
         let epoch = self.engine.freshness().epoch();
         let start = Instant::now();
-        let now = LastAttempt { began: start, epoch };
-        let over = self.last_attempt.replace(now).map_or(Duration::ZERO, |last| spread(last, now));
+        let over = self.pace.spread(start, epoch);
+        let over = if self.engine.vitals().phase() == Phase::Stopping { Duration::ZERO } else { over };
         match self.store.as_mut().apply_over(self.own.claim(), batch, over) {
             Ok(applied) => {
                 self.succeeded(batch, &applied, start.elapsed());
@@ -191,6 +187,7 @@ impl<S: AsMut<dyn Store>> Flusher<S> {
 
     fn failed(&mut self, batch: &Batch, reason: String) {
         self.vitals.failures.fetch_add(1, Relaxed);
+        self.pace.failed();
         if self.reminded.is_none_or(|at| at.elapsed() >= REMIND) {
             let updates = batch.rows().len();
             tracing::warn!(
@@ -203,26 +200,64 @@ impl<S: AsMut<dyn Store>> Flusher<S> {
     }
 }
 
-/// Over how long a flush that begins `now` may be spread. Not at all where other instances have flushed
-/// since the last one: they would wait for its locks, and it for theirs.
-fn spread(last: LastAttempt, now: LastAttempt) -> Duration {
-    if last.epoch != now.epoch {
-        return Duration::ZERO;
+/// Over how long a flush may be spread.
+#[derive(Debug, Default)]
+struct Pace {
+    /// When the last flush began, unless it failed.
+    last: Option<Instant>,
+    epoch: Option<u32>,
+    others_seen: Option<Instant>,
+}
+
+impl Pace {
+    /// A flush begins `now`. Not at all after one that failed, when there is something to catch up on; nor
+    /// where other instances flush, who would wait for its locks, and it for theirs.
+    fn spread(&mut self, now: Instant, epoch: u32) -> Duration {
+        if self.epoch.replace(epoch).is_some_and(|before| before != epoch) {
+            self.others_seen = Some(now);
+        }
+        let since = |then: Instant| now.saturating_duration_since(then);
+        let last = self.last.replace(now);
+        if self.others_seen.is_some_and(|seen| since(seen) < OTHERS_FOR) {
+            return Duration::ZERO;
+        }
+        last.map_or(Duration::ZERO, |last| since(last) / SPREAD_SHARE).min(LONGEST_SPREAD)
     }
-    (now.began.saturating_duration_since(last.began) / SPREAD_SHARE).min(LONGEST_SPREAD)
+
+    fn failed(&mut self) {
+        self.last = None;
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const NOTHING: Duration = Duration::ZERO;
+
+    /// What it says at these times, in milliseconds, in these epochs.
+    fn spreads(pace: &mut Pace, begin: Instant, flushes: &[(u64, u32)]) -> Vec<Duration> {
+        let at = |&(ms, epoch): &(u64, u32)| pace.spread(begin + Duration::from_millis(ms), epoch);
+        flushes.iter().map(at).collect()
+    }
+
     #[test]
-    fn a_flush_is_spread_in_proportion_and_only_while_nobody_else_flushes() {
-        let last = LastAttempt { began: Instant::now(), epoch: 7 };
-        let after = |ms, epoch| LastAttempt { began: last.began + Duration::from_millis(ms), epoch };
-        assert_eq!(spread(last, after(0, 7)), Duration::ZERO);
-        assert_eq!(spread(last, after(800, 7)), Duration::from_millis(100));
-        assert_eq!(spread(last, after(3_600_000, 7)), LONGEST_SPREAD);
-        assert_eq!(spread(last, after(800, 8)), Duration::ZERO);
+    fn a_flush_is_spread_in_proportion_to_the_time_since_the_last() {
+        let (mut pace, begin) = (Pace::default(), Instant::now());
+        let expected = [NOTHING, Duration::from_millis(100), LONGEST_SPREAD];
+        assert_eq!(spreads(&mut pace, begin, &[(0, 7), (800, 7), (60_000, 7)]), expected);
+        pace.failed();
+        assert_eq!(
+            spreads(&mut pace, begin, &[(70_000, 7), (70_800, 7)]),
+            [NOTHING, Duration::from_millis(100)]
+        );
+    }
+
+    #[test]
+    fn it_is_not_spread_for_a_while_after_others_were_seen() {
+        let (mut pace, begin) = (Pace::default(), Instant::now());
+        let flushes = [(0, 7), (5_000, 8), (10_000, 8), (124_999, 8), (125_000, 8), (130_000, 9)];
+        let expected = [NOTHING, NOTHING, NOTHING, NOTHING, Duration::from_micros(125), NOTHING];
+        assert_eq!(spreads(&mut pace, begin, &flushes), expected);
     }
 }

@@ -20,8 +20,8 @@ const OLDEST: i32 = 120_000;
 /// What every session sets. The server's time-outs keep an instance that froze in the middle of
 /// something from holding up the others; ours (see [`Limits`]) pass later.
 ///
-/// `statement_timeout` is lifted because a large batch would run into it again and again, and
-/// each call has a time-out on this side. Plans: every statement finds its rows by their key, so
+/// `statement_timeout` (and PostgreSQL 17's `transaction_timeout`) is lifted because a large batch
+/// would run into it again and again, and each call has a time-out on this side. Plans: every statement finds its rows by their key, so
 /// that it is planned once, and never scans a table that was small when it was planned.
 const SETTINGS: &str = "
     SET default_transaction_isolation = 'read committed';
@@ -93,6 +93,10 @@ impl Session {
             return Err(Fault::Refused(format!(
                 "the server is PostgreSQL {version}; {oldest} or newer is needed"
             )));
+        }
+        if version >= 170_000 {
+            // As for a statement.
+            self.client.batch_execute("SET transaction_timeout = 0").await?;
         }
         if version >= 140_000 {
             // Notices a client that hung up while a statement runs. Not on every platform.

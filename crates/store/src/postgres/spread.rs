@@ -9,6 +9,9 @@ use std::time::{Duration, Instant};
 
 /// So many rows are added without a rest.
 pub(crate) const PART_ROWS: usize = 500;
+/// A part that took longer than this has waited for somebody, most likely for rows that another
+/// transaction has locked.
+const LONGEST_PART: Duration = Duration::from_millis(50);
 /// A rest is so many times as long as the part before it took.
 const REST_FOR_WORK: u32 = 3;
 
@@ -31,8 +34,12 @@ impl Spread {
     }
 
     /// Rests after a part that took so long, before another `rows` rows. Where it takes long to
-    /// reach the server, the time is over before all parts are done, and the rest goes in one.
-    pub(crate) async fn rest(&self, took: Duration, rows: usize) {
+    /// reach the server, the time is over before all parts are done, and the rest goes in one; so it does
+    /// where others want the same rows.
+    pub(crate) async fn rest(&mut self, took: Duration, rows: usize) {
+        if took > LONGEST_PART {
+            self.over = Duration::ZERO;
+        }
         let rest = rest(took, self.left(), rows);
         if !rest.is_zero() {
             tokio::time::sleep(rest).await;

@@ -15,6 +15,10 @@ use super::spread::Spread;
 use crate::Claim;
 use crate::plan::{self, Known, Plan};
 
+/// Between two statements nothing takes long, rests included. An instance that freezes there must not
+/// hold up the others for as long as the session's own limit would let it.
+const BEGIN: &str = "BEGIN; SET LOCAL idle_in_transaction_session_timeout = '2s'";
+
 const MOVE: &str = "
     UPDATE journals SET seq = $4, moved_by = $2, flushed_at = now()
      WHERE id = $1 AND owner = $2 AND seq = $3
@@ -44,7 +48,7 @@ pub(crate) async fn apply(
     batch: &Batch,
     over: Duration,
 ) -> Result<Option<Applied>, Fault> {
-    let applied = attempt(session, claim, batch, &Spread::over(over)).await;
+    let applied = attempt(session, claim, batch, &mut Spread::over(over)).await;
     if matches!(applied, Ok(None) | Err(Fault::Rows(_) | Fault::Unclear { .. } | Fault::Refused(_))) {
         session.client.batch_execute("ROLLBACK").await?;
     }
@@ -58,7 +62,7 @@ async fn attempt(
     session: &Session,
     claim: &Claim,
     batch: &Batch,
-    spread: &Spread,
+    spread: &mut Spread,
 ) -> Result<Option<Applied>, Fault> {
     let client = &session.client;
     // Before BEGIN, because each needs a round trip of its own the first time.
@@ -67,7 +71,7 @@ async fn attempt(
     }
     let ids = plan::first_of_each_id(batch);
     let (begun, moved, written, known) = tokio::join!(biased;
-        async { Ok::<_, Fault>(client.batch_execute("BEGIN").await?) },
+        async { Ok::<_, Fault>(client.batch_execute(BEGIN).await?) },
         move_watermark(session, claim, batch),
         write_ids(session, claim, batch, &ids),
         known_ids(session, claim, batch),
@@ -246,7 +250,7 @@ async fn add_all_but_last<'r>(
     session: &Session,
     (mut keys, mut values): Part<'r>,
     totals: &mut Totals<'_>,
-    spread: &Spread,
+    spread: &mut Spread,
 ) -> Result<Part<'r>, Fault> {
     loop {
         let rows = spread.next_part(keys.len());
