@@ -115,6 +115,19 @@ impl Counters {
         found.copied()
     }
 
+    /// Most likely the counter of this hash, if there is one, without a look at what memory has of it.
+    #[inline]
+    pub(crate) fn guess(&self, hash: u32) -> Option<Number> {
+        self.shards[shard(hash)].find(spread(hash), |_| true).copied()
+    }
+
+    /// The first byte of a counter's name.
+    #[inline]
+    pub(crate) fn name_begins_with(&self, number: Number) -> u8 {
+        let chunk = &self.chunks[number as usize / CHUNK];
+        chunk.names[(chunk.entry(number).name >> LENGTH_BITS) as usize]
+    }
+
     /// Adds a counter that [`find`](Self::find) did not find. There may be up to `u32::MAX` - 1.
     /// `key` satisfies `Key::check`, which keeps its name within the bits that there are for it.
     pub(crate) fn insert(&mut self, key: &str, hash: u32, total: i64, epoch: u32) -> Number {

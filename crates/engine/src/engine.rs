@@ -24,6 +24,8 @@ use crate::writer::{Scratch, Turn, Writer};
 
 /// Commits are this far apart at least, unless enough wait (see [`Pace`]).
 const PAUSE: Duration = Duration::from_millis(2);
+/// A commit that so many share costs each of them little enough: it doesn't wait for more.
+const SHARED_BY_MANY: usize = 160;
 /// The writer looks around at least so often.
 const IDLE: Duration = Duration::from_millis(500);
 /// How many packed bytes may wait in one lane, unless a single request may have more.
@@ -199,10 +201,10 @@ impl Engine {
 
 /// When the next commit begins.
 ///
-/// A commit costs a wake-up, a write and an fdatasync, whoever many wait for it. So while a crowd
-/// is being served, the writer waits until most of it waits again, or for [`PAUSE`] since the
-/// last commit; a lone client makes up the whole crowd and never waits, and the writer stays awake for its
-/// next request (see [`Linger`]).
+/// A commit costs a wake-up, a write and an fdatasync, however many wait for it. So while a crowd
+/// is being served, the writer waits until most of it waits again, or [`SHARED_BY_MANY`] do, or for
+/// [`PAUSE`] since the last commit; a lone client makes up the whole crowd and never waits, and the
+/// writer stays awake for its next request (see [`Linger`]).
 #[derive(Debug, Default)]
 struct Pace {
     /// About how many clients there are: the most that were seen waiting lately.
@@ -220,7 +222,7 @@ impl Pace {
         if self.crowd > 1 {
             until = until.min(self.began + PAUSE);
         }
-        let enough = (self.crowd * 4 / 5).max(1);
+        let enough = (self.crowd * 4 / 5).clamp(1, SHARED_BY_MANY);
         let time = until.saturating_sub(now.elapsed);
         if self.crowd == 1 && self.lingers && time > linger::LONGEST && self.linger.is_worth_it() {
             self.linger.until(Instant::now() + linger::LONGEST, || bell.waiting() > 0);

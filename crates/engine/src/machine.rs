@@ -4,12 +4,14 @@
 //! before the journal has the increment; that is safe because nobody is shown them in between
 //! (the writer answers reads before it admits), and because a failed commit ends the process.
 
+pub(crate) mod ahead;
 mod stored;
 
 use std::collections::{HashMap, HashSet};
 
 use counter::{Decoder, Entry as Packed, Fingerprint, Key, Seq, Unit, UnitHeader};
 
+use self::ahead::Ahead;
 use crate::batches::Batches;
 use crate::counters::{Counters, Number};
 use crate::front::{Counted, Refusal};
@@ -115,7 +117,10 @@ impl Machine {
     /// once, so none is refused.
     pub(crate) fn replay(&mut self, seq: Seq, accepted_ms: u64, payload: &[u8]) {
         let mut decoder = Decoder::new(payload);
-        while let Some(Ok(entry)) = decoder.next() {
+        let mut ahead = Ahead::in_bulk(self);
+        loop {
+            ahead.look(self, decoder.rest());
+            let Some(Ok(entry)) = decoder.next() else { break };
             match entry {
                 Packed::Increment { key, value } => drop(self.increment(key, value, true, true)),
                 Packed::Unit(header) => {
@@ -181,12 +186,14 @@ impl Machine {
         self.counters.len()
     }
 
-    fn many(&mut self, decoder: Decoder<'_>) -> Result<Counted, Refusal> {
+    fn many(&mut self, mut decoder: Decoder<'_>) -> Result<Counted, Refusal> {
         let mut undo = std::mem::take(&mut self.undo);
         undo.clear();
         let mut outcome = Ok(Counted::default());
-        for entry in decoder {
-            let Ok(Packed::Increment { key, value }) = entry else { break };
+        let mut ahead = Ahead::in_bulk(self);
+        loop {
+            ahead.look(self, decoder.rest());
+            let Some(Ok(Packed::Increment { key, value })) = decoder.next() else { break };
             match self.increment(key, value, true, false) {
                 Ok(step) => undo.push(step),
                 Err(refusal) => {

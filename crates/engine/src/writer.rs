@@ -15,6 +15,7 @@ use crate::freshness::Freshness;
 use crate::front::Refusal;
 use crate::lane::{Answer, Inbox, Lane, Slot};
 use crate::machine::Machine;
+use crate::machine::ahead::Ahead;
 use crate::vitals::Vitals;
 
 /// With ack `memory`, the journal is synced so long after the first record that is not durable.
@@ -246,7 +247,9 @@ impl<D: Disk> Writer<D> {
         let (mut counted, mut refused) = (0, 0);
         for at in 0..lanes.len() {
             let mut start = 0;
+            let mut ahead = Ahead::new();
             for request in 0..scratch.inboxes[at].counts.len() {
+                ahead.look(&self.machine, &scratch.inboxes[at].packed[start..]);
                 let (slot, end) = scratch.inboxes[at].counts[request];
                 let bytes = end as usize - start;
                 if self.record.len() + bytes > max {

@@ -21,8 +21,9 @@ const OLDEST: i32 = 120_000;
 /// something from holding up the others; ours (see [`Limits`]) pass later.
 ///
 /// `statement_timeout` (and PostgreSQL 17's `transaction_timeout`) is lifted because a large batch
-/// would run into it again and again, and each call has a time-out on this side. Plans: every statement finds its rows by their key, so
-/// that it is planned once, and never scans a table that was small when it was planned.
+/// would run into it again and again, and each call has a time-out on this side. Plans: every
+/// statement finds its rows by their key, so that it is planned once, and never scans a table that
+/// was small when it was planned.
 const SETTINGS: &str = "
     SET default_transaction_isolation = 'read committed';
     SET statement_timeout = 0;
