@@ -178,7 +178,7 @@ impl Comparison<'_> {
                 bar.set_message(format!("round {round}, {persistence}"));
                 let done_before = bar.position();
                 let redis = Redis { options: self.options, persistence };
-                let run = redis.once(round, place, &self.interrupt)?;
+                let run = redis.once(round, place, &self.interrupt, bar)?;
                 bar.set_position(done_before + self.options.milliseconds());
                 run
             }

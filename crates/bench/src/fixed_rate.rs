@@ -14,7 +14,7 @@ use crate::raw::{Run, SumCheck};
 use crate::record::Record;
 use crate::run::once::{Meter, Setting, failures_of_load, unaccounted};
 use crate::run::server::{Kind, Server};
-use crate::run::{self, bar_of, disk, summary, tell};
+use crate::run::{self, bar_of, clock, disk, summary, tell};
 use oha::{Plan, Told};
 
 const SERIES: &str = "fixed-rate";
@@ -159,7 +159,7 @@ impl Comparison<'_> {
         run.load.threads = oha::threads() as u32;
         run.load.rate = Some(rate);
         let done_before = bar.position();
-        if let Err(error) = self.measure(kind, &mut run, rate) {
+        if let Err(error) = self.measure(kind, &mut run, rate, bar) {
             self.interrupt.check()?;
             run.failures.push(format!("{error:#}"));
         }
@@ -167,15 +167,17 @@ impl Comparison<'_> {
         Ok(run)
     }
 
-    fn measure(&self, kind: Kind, run: &mut Run, rate: f64) -> anyhow::Result<()> {
+    fn measure(&self, kind: Kind, run: &mut Run, rate: f64, bar: &ProgressBar) -> anyhow::Result<()> {
         let options = self.options;
         let server = Server::start(kind, &self.setting, &self.interrupt)?;
         let (route, _, status) = kind.request();
         let plan = Plan { address: server.address, route, status, connections: options.connections, rate };
         plan.prepare(server.directory(), options.keys)?;
-        let warm_up = plan.run(server.directory(), options.warm_up, &self.interrupt)?;
+        let warm_up =
+            plan.run(server.directory(), options.warm_up, &self.interrupt, clock(bar, options.warm_up))?;
         let meter = Meter::begin(kind, &server, route)?;
-        let told = plan.run(server.directory(), options.seconds, &self.interrupt)?;
+        let told =
+            plan.run(server.directory(), options.seconds, &self.interrupt, clock(bar, options.seconds))?;
         write(&told, run);
         run.failures.extend(failures_of_load(run));
         run.failures.extend(rate_not_held(run.requests, rate * f64::from(options.seconds)));

@@ -32,6 +32,22 @@ pub(crate) fn check() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// wrk gives each thread as many connections, and leaves out what is over.
+///
+/// # Errors
+/// Some would be left out.
+pub(crate) fn check_split(connections: u32, threads: u32) -> anyhow::Result<()> {
+    let over = connections.checked_rem(threads.min(connections)).unwrap_or(0);
+    ensure!(
+        over == 0,
+        "wrk can't spread {connections} connections evenly over {threads} threads; take --connections {} or {}, or \
+         other --threads",
+        connections - over,
+        connections - over + threads
+    );
+    Ok(())
+}
+
 /// What is to be sent, and where to.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
@@ -143,6 +159,15 @@ fn parse(told: &str) -> anyhow::Result<Outcome> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn connections_that_wrk_would_leave_out_are_refused() {
+        for (connections, threads) in [(400, 16), (1, 16), (7, 16), (4096, 16), (101, 1)] {
+            check_split(connections, threads).unwrap();
+        }
+        let said = check_split(100, 16).unwrap_err().to_string();
+        assert!(said.contains("--connections 96 or 112"), "{said}");
+    }
 
     #[test]
     fn what_was_in_flight_is_known_from_the_longest_latency() {

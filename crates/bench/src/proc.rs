@@ -2,8 +2,16 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::time::{Duration, Instant};
 
+use crate::process::{Interrupt, Interrupted};
 use crate::raw::Cpu;
+
+/// Memory is steady when so many looks find it as it was, give or take [`SLACK_BYTES`].
+const STEADY_LOOKS: u32 = 5;
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+const STEADY_WITHIN: Duration = Duration::from_secs(10);
+const SLACK_BYTES: u64 = 256 << 10;
 
 /// Numbers of processes, with all that descend from `roots` now.
 pub(crate) fn tree(roots: &[u32]) -> Vec<u32> {
@@ -51,6 +59,23 @@ pub(crate) fn cpu_of_waited() -> Cpu {
 pub(crate) fn between(before: Cpu, after: Cpu) -> Cpu {
     let gained = |before: f64, after: f64| (after - before).max(0.0);
     Cpu { user_s: gained(before.user_s, after.user_s), system_s: gained(before.system_s, after.system_s) }
+}
+
+/// Resident memory in bytes, once it doesn't change any more, or as it is after ten seconds.
+pub(crate) fn steady_memory(roots: &[u32], interrupt: &Interrupt) -> Result<u64, Interrupted> {
+    let now = || memory_bytes(roots, "VmRSS");
+    let by = Instant::now() + STEADY_WITHIN;
+    let (mut reference, mut looks) = (now(), 0);
+    while looks < STEADY_LOOKS && Instant::now() < by {
+        interrupt.check()?;
+        std::thread::sleep(LOOK_EVERY);
+        let found = now();
+        if found.abs_diff(reference) > SLACK_BYTES {
+            (reference, looks) = (found, 0);
+        }
+        looks += 1;
+    }
+    Ok(now())
 }
 
 /// A line of `/proc/PID/status` in bytes, `VmHWM` or `VmRSS`, summed over the processes and all

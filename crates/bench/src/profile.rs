@@ -8,10 +8,13 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
+use tempfile::NamedTempFile;
 
-use crate::run::beside;
+use crate::process::{Interrupt, Process};
+use crate::run::{beside, machine};
 use classes::{Class, class};
 use stacks::{Stack, folded, parse};
 use under_load::UnderLoad;
@@ -20,6 +23,9 @@ use under_load::UnderLoad;
 const SAMPLES_PER_S: u32 = 499;
 /// Of each stack so many bytes are kept, enough for an HTTP worker's.
 const STACK_BYTES: u32 = 16_384;
+
+/// How much longer than asked perf may take.
+const RECORDED_WITHIN: Duration = Duration::from_secs(60);
 
 /// What is profiled.
 #[derive(Debug, clap::Args)]
@@ -51,12 +57,15 @@ pub struct Options {
 /// and `profile.md`. Returns the files.
 ///
 /// # Errors
-/// perf or wrk is missing or not allowed; the server doesn't start; the folder can't be written.
+/// perf or wrk is missing or not allowed; the server doesn't start; the folder can't be written; or a
+/// signal came.
 pub fn run(options: &Options) -> anyhow::Result<Vec<PathBuf>> {
     installed("perf", "--version", "linux-perf")?;
-    let recorded = tempfile::NamedTempFile::new().context("can't make a temporary file")?;
+    let interrupt = Interrupt::on_signals()?;
+    let recorded = NamedTempFile::new().context("can't make a temporary file")?;
+    let mut text = String::new();
     if let Some(pid) = options.pid {
-        record(pid, options.seconds, recorded.path())?;
+        record(pid, options.seconds, recorded.path(), &interrupt)?;
     } else {
         installed("wrk", "-v", "wrk")?;
         let server = beside(options.server.as_deref(), "--server")?;
@@ -66,9 +75,11 @@ pub fn run(options: &Options) -> anyhow::Result<Vec<PathBuf>> {
             options.seconds,
             options.connections,
             options.keys,
+            interrupt.clone(),
         )?;
-        record(load.pid(), options.seconds, recorded.path())?;
+        record(load.pid(), options.seconds, recorded.path(), &interrupt)?;
         load.stop()?;
+        text = options.what_ran(&server);
     }
     let stacks = parse(&script(recorded.path())?);
     ensure!(!stacks.is_empty(), "perf saw nothing: the server did not run while it was watched");
@@ -76,8 +87,30 @@ pub fn run(options: &Options) -> anyhow::Result<Vec<PathBuf>> {
     std::fs::create_dir_all(&options.out).with_context(can_not)?;
     let (graph, table) = (options.out.join("profile.svg"), options.out.join("profile.md"));
     std::fs::write(&graph, flame_graph(&stacks)?).with_context(can_not)?;
-    std::fs::write(&table, shares(&stacks)).with_context(can_not)?;
+    std::fs::write(&table, shares(&stacks) + &text).with_context(can_not)?;
     Ok(vec![graph, table])
+}
+
+impl Options {
+    /// The server's arguments are not told: there may be a password in them.
+    fn what_ran(&self, server: &Path) -> String {
+        let machine = machine::describe(Path::new("/var/tmp"), server);
+        let on_postgres = self.server_arguments.iter().any(|argument| argument.contains("postgres"));
+        format!(
+            "\nincrementer {}, commit {}, profile {}, ack durable, on {}; wrk with {} connections and {} keys, \
+             watched for {} s; {}, {} cores, Linux {}.\n",
+            machine.versions.get("incrementer").map_or("of unknown version", String::as_str),
+            machine.commit,
+            machine.profile,
+            if on_postgres { "PostgreSQL" } else { "SQLite" },
+            self.connections,
+            self.keys,
+            self.seconds,
+            machine.cpu,
+            machine.cores,
+            machine.kernel
+        )
+    }
 }
 
 fn installed(program: &str, version: &str, package: &str) -> anyhow::Result<()> {
@@ -89,15 +122,17 @@ fn installed(program: &str, version: &str, package: &str) -> anyhow::Result<()> 
 }
 
 /// By the clock of each CPU, since virtual machines often have no counters of cycles.
-fn record(pid: u32, seconds: u32, into: &Path) -> anyhow::Result<()> {
+fn record(pid: u32, seconds: u32, into: &Path, interrupt: &Interrupt) -> anyhow::Result<()> {
+    let said = NamedTempFile::new().context("can't make a temporary file")?;
     let mut perf = Command::new("perf");
     perf.args(["record", "--quiet", "--event", "cpu-clock"]);
     perf.args(["--freq", &SAMPLES_PER_S.to_string(), "--call-graph", &format!("dwarf,{STACK_BYTES}")]);
     perf.args(["--pid", &pid.to_string(), "--output"]).arg(into);
     perf.args(["--", "sleep", &seconds.to_string()]);
-    let output = perf.output().context("perf can't be started")?;
-    if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
+    let mut perf = Process::start_with(&mut perf, Stdio::null(), said.reopen()?.into())?;
+    let within = Duration::from_secs(seconds.into()) + RECORDED_WITHIN;
+    if !perf.wait(within, interrupt, || ())?.success() {
+        let said = std::fs::read_to_string(said.path()).unwrap_or_default();
         bail!("perf record failed; it may need root, or kernel.perf_event_paranoid=1: {}", said.trim());
     }
     Ok(())

@@ -58,8 +58,8 @@ pub struct Machine {
     pub load_average: f64,
     /// Versions by name: `incrementer`, `rustc`, `wrk`, `postgres`, `nginx`, `redis`, `webdis`, …
     pub versions: std::collections::BTreeMap<String, String>,
-    /// The commit that the server was built from, with `-dirty` where files had changed; empty
-    /// where it isn't known.
+    /// The commit of the folder that the command was given in, with `-dirty` where files had changed;
+    /// empty where it isn't known. The server was built from it unless somebody named another.
     pub commit: String,
     /// The profile that the server was built with, such as `release`.
     pub profile: String,
@@ -169,7 +169,7 @@ pub struct Errors {
     pub write: u64,
     /// Answers that took longer than the tool waits.
     pub timeout: u64,
-    /// Answers with another status than the one expected.
+    /// Answers with a status of 400 and up where wrk tells, and of another than the one expected where oha does.
     pub status: u64,
 }
 

@@ -7,6 +7,7 @@ pub(crate) mod peers;
 pub(crate) mod server;
 
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use anyhow::{Context, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -148,6 +149,12 @@ pub(crate) fn bar_of(milliseconds: u64) -> ProgressBar {
     let look = "{bar:40} {percent} % {msg}, {eta} left";
     bar.set_style(ProgressStyle::with_template(look).unwrap_or_else(|_| ProgressStyle::default_bar()));
     bar
+}
+
+/// Moves the bar on with the time, for so many seconds, each time that it is called.
+pub(crate) fn clock(bar: &ProgressBar, seconds: u32) -> impl Fn() {
+    let (began, done_before, lasts) = (Instant::now(), bar.position(), u128::from(seconds) * 1000);
+    move || bar.set_position(done_before + began.elapsed().as_millis().min(lasts) as u64)
 }
 
 /// Above the bar, or as it is where there is none to see.

@@ -82,6 +82,10 @@ fn increments_in_bulk_are_all_in_the_table() {
     let pipelined = run_of(&experiment, "pipelined", "durable");
     assert_eq!((pipelined.load.per_request, pipelined.load.pipelined), (1, 8));
     assert!(pipelined.increments == pipelined.requests && pipelined.requests > 0);
+    assert!(
+        bulk.latency_us.is_some() && pipelined.latency_us.is_none(),
+        "wrk can't tell it where they are pipelined"
+    );
     assert!(run_of(&experiment, "pipelined", "noop").requests > 0);
     let mut stored = vec![bulk, pipelined];
     if is_installed("redis-server") && is_installed("redis-benchmark") {

@@ -147,10 +147,11 @@ impl Running {
     }
 
     /// Hands requests over, takes a turn, and lets each have its answer.
-    fn turn(&mut self, requests: &[Entries]) {
+    fn turn(&mut self, requests: &[Entries], ids: Option<&[String]>) {
         let mut context = Context::from_waker(Waker::noop());
-        let mut waiting: Vec<_> =
-            requests.iter().map(|request| Box::pin(self.front.count(request, None))).collect();
+        let id = |at: usize| ids.map(|ids| (&*ids[at], [0; 16]));
+        let count = |(at, request)| Box::pin(self.front.count(request, id(at)));
+        let mut waiting: Vec<_> = requests.iter().enumerate().map(count).collect();
         self.engine.turn(&mut self.writer, &mut self.scratch, self.now).expect("a working disk");
         let _ = self.driver.as_mut().poll(&mut context);
         let answered =
@@ -181,7 +182,42 @@ fn known_keys(bencher: Bencher<'_, '_>, counters: u64) {
     let mut groups = all.chunks(REQUESTS as usize).cycle();
     bencher
         .counter(ItemsCount::new(REQUESTS))
-        .bench_local(|| groups.next().map(|requests| running.turn(requests)));
+        .bench_local(|| groups.next().map(|requests| running.turn(requests, None)));
+}
+
+/// 128 requests of so many increments each, of a million counters.
+#[divan::bench(args = [10, 1_000], sample_count = 20)]
+fn bulk(bencher: Bencher<'_, '_>, per_request: u64) {
+    let counters = 1_000_000;
+    let mut running = Running::start(counters);
+    let request = |request: u64| {
+        let mut entries = Entries::new();
+        for n in request * per_request..(request + 1) * per_request {
+            entries.push(&key(n.wrapping_mul(0x9E37_79B9_7F4A_7C15) % counters), 1).expect("a key");
+        }
+        entries
+    };
+    let all: Vec<_> = (0..REQUESTS * 8).map(request).collect();
+    let mut groups = all.chunks(REQUESTS as usize).cycle();
+    bencher
+        .counter(ItemsCount::new(REQUESTS * per_request))
+        .bench_local(|| groups.next().map(|requests| running.turn(requests, None)));
+}
+
+/// Under idempotency keys, each of them new, of which memory keeps a thousand.
+#[divan::bench(sample_count = 100, sample_size = 20)]
+fn units(bencher: Bencher<'_, '_>) {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let mut running = Running::start(10_000);
+    let requests = requests(0..REQUESTS);
+    let ids = || {
+        let from = NEXT.fetch_add(REQUESTS, Relaxed);
+        (from..from + REQUESTS).map(|id| format!("{id:032x}")).collect::<Vec<_>>()
+    };
+    bencher
+        .counter(ItemsCount::new(REQUESTS))
+        .with_inputs(ids)
+        .bench_local_refs(|ids| running.turn(&requests, Some(ids)));
 }
 
 #[divan::bench(sample_count = 100, sample_size = 20)]
@@ -195,5 +231,5 @@ fn new_keys(bencher: Bencher<'_, '_>) {
     bencher
         .counter(ItemsCount::new(REQUESTS))
         .with_inputs(next)
-        .bench_local_refs(|requests| running.turn(requests));
+        .bench_local_refs(|requests| running.turn(requests, None));
 }

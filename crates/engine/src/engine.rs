@@ -222,7 +222,7 @@ impl Pace {
         if self.crowd > 1 {
             until = until.min(self.began + PAUSE);
         }
-        let enough = (self.crowd * 4 / 5).clamp(1, SHARED_BY_MANY);
+        let enough = self.enough();
         let time = until.saturating_sub(now.elapsed);
         if self.crowd == 1 && self.lingers && time > linger::LONGEST && self.linger.is_worth_it() {
             self.linger.until(Instant::now() + linger::LONGEST, || bell.waiting() > 0);
@@ -230,6 +230,11 @@ impl Pace {
         if bell.waiting() < enough && !time.is_zero() {
             bell.sleep(enough, time);
         }
+    }
+
+    /// How many have to wait for a commit to begin at once.
+    fn enough(&self) -> usize {
+        (self.crowd * 4 / 5).clamp(1, SHARED_BY_MANY)
     }
 
     fn took(&mut self, taken: usize, waiting: usize, now: Now) {
@@ -306,5 +311,25 @@ impl Front for EngineFront {
         let (reply, answer) = oneshot::channel();
         self.engine.lookup()?.page(request, reply);
         answer.await.unwrap_or(Err(Refusal::Stopping))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn most_of_the_crowd_is_enough_for_a_commit_and_so_are_many() {
+        let mut pace = Pace::default();
+        let now = Now { elapsed: Duration::ZERO, unix_ms: 0 };
+        let mut enough_after = |taken, waiting| {
+            pace.took(taken, waiting, now);
+            pace.enough()
+        };
+        assert_eq!((enough_after(0, 0), enough_after(1, 0)), (1, 1), "a lone client doesn't wait");
+        assert_eq!((enough_after(60, 4), enough_after(300, 100)), (51, SHARED_BY_MANY));
+        // Those who left are expected for a few turns more.
+        let fading: Vec<_> = (0..7).map(|_| enough_after(10, 0)).collect();
+        assert_eq!(fading, [SHARED_BY_MANY, SHARED_BY_MANY, 134, 100, 75, 56, 41]);
     }
 }

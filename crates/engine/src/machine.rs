@@ -117,7 +117,7 @@ impl Machine {
     /// once, so none is refused.
     pub(crate) fn replay(&mut self, seq: Seq, accepted_ms: u64, payload: &[u8]) {
         let mut decoder = Decoder::new(payload);
-        let mut ahead = Ahead::in_bulk(self);
+        let mut ahead = Ahead::in_bulk(self, payload.len());
         loop {
             ahead.look(self, decoder.rest());
             let Some(Ok(entry)) = decoder.next() else { break };
@@ -190,7 +190,7 @@ impl Machine {
         let mut undo = std::mem::take(&mut self.undo);
         undo.clear();
         let mut outcome = Ok(Counted::default());
-        let mut ahead = Ahead::in_bulk(self);
+        let mut ahead = Ahead::in_bulk(self, decoder.rest().len());
         loop {
             ahead.look(self, decoder.rest());
             let Some(Ok(Packed::Increment { key, value })) = decoder.next() else { break };

@@ -249,9 +249,9 @@ impl<D: Disk> Writer<D> {
             let mut start = 0;
             let mut ahead = Ahead::new();
             for request in 0..scratch.inboxes[at].counts.len() {
-                ahead.look(&self.machine, &scratch.inboxes[at].packed[start..]);
                 let (slot, end) = scratch.inboxes[at].counts[request];
                 let bytes = end as usize - start;
+                ahead.before_request(&self.machine, bytes, &scratch.inboxes[at].packed[start..]);
                 if self.record.len() + bytes > max {
                     self.commit(now)?;
                     self.publish(vitals, now);

@@ -8,11 +8,13 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use indicatif::ProgressBar;
 
 use super::Options;
 use crate::proc;
 use crate::process::{Interrupt, Interrupted, Process, free_address};
 use crate::raw::{Load, Run, SumCheck};
+use crate::run::clock;
 use crate::run::peers::{program, sums_in_redis};
 
 const START_WITHIN: Duration = Duration::from_secs(10);
@@ -49,7 +51,13 @@ impl Redis<'_> {
     ///
     /// # Errors
     /// A signal came.
-    pub(super) fn once(&self, round: u32, place: u32, interrupt: &Interrupt) -> Result<Run, Interrupted> {
+    pub(super) fn once(
+        &self,
+        round: u32,
+        place: u32,
+        interrupt: &Interrupt,
+        bar: &ProgressBar,
+    ) -> Result<Run, Interrupted> {
         let options = self.options;
         let mut run = Run {
             series: "bulk".to_owned(),
@@ -69,24 +77,24 @@ impl Redis<'_> {
             seconds: options.seconds.into(),
             ..Run::default()
         };
-        if let Err(error) = self.measure(&mut run, interrupt) {
+        if let Err(error) = self.measure(&mut run, interrupt, bar) {
             interrupt.check()?;
             run.failures.push(format!("{error:#}"));
         }
         Ok(run)
     }
 
-    fn measure(&self, run: &mut Run, interrupt: &Interrupt) -> anyhow::Result<()> {
+    fn measure(&self, run: &mut Run, interrupt: &Interrupt, bar: &ProgressBar) -> anyhow::Result<()> {
         let options = self.options;
         let folder = tempfile::Builder::new().prefix("incrementer-bench-").tempdir_in(&options.directory)?;
         let address = free_address()?;
         let server = self.start(folder.path(), address, interrupt)?;
         let first = self.whole(FIRST_PER_S * u64::from(options.warm_up));
-        let guess = self.load(folder.path(), address, first, interrupt)?;
+        let guess = self.load(folder.path(), address, first, interrupt, clock(bar, options.warm_up))?;
         let commands = self.whole((guess * f64::from(options.seconds)) as u64);
         let (pids, of_load) = ([server.pid()], proc::cpu_of_waited());
         let of_server = proc::cpu(&pids);
-        let per_s = self.load(folder.path(), address, commands, interrupt)?;
+        let per_s = self.load(folder.path(), address, commands, interrupt, clock(bar, options.seconds))?;
         run.load_cpu = proc::between(of_load, proc::cpu_of_waited());
         run.server_cpu = proc::between(of_server, proc::cpu(&pids));
         run.peak_rss_bytes = proc::memory_bytes(&pids, "VmHWM");
@@ -125,6 +133,7 @@ impl Redis<'_> {
         address: SocketAddr,
         commands: u64,
         interrupt: &Interrupt,
+        meanwhile: impl FnMut(),
     ) -> anyhow::Result<f64> {
         let options = self.options;
         let numbers = [
@@ -141,7 +150,7 @@ impl Redis<'_> {
         tool.args(["--csv", "INCRBY", "key-__rand_int__", "1"]);
         let mut tool = Process::start(&mut tool, Stdio::from(File::create(&told)?))?;
         let within = Duration::from_secs(options.seconds.into()) + GRACE;
-        let status = tool.wait(within, interrupt, || ())?;
+        let status = tool.wait(within, interrupt, meanwhile)?;
         let told = fs::read_to_string(told)?;
         ensure!(status.success(), "redis-benchmark failed: {status}: {}", told.trim());
         per_s(&told)

@@ -10,7 +10,7 @@ use anyhow::ensure;
 
 use super::Work;
 use crate::proc;
-use crate::process::{Interrupt, Process, ask, free_address};
+use crate::process::{Interrupt, Interrupted, Process, ask, free_address};
 use crate::run::once::{metric, metrics_page};
 
 /// Of ten million totals on a slow machine.
@@ -88,9 +88,12 @@ impl Instance {
         Ok(())
     }
 
-    /// Its memory (`VmRSS`) in bytes.
-    pub(super) fn rss_bytes(&self) -> u64 {
-        proc::memory_bytes(&[self.process.pid()], "VmRSS")
+    /// Its resident memory in bytes, once that is steady.
+    ///
+    /// # Errors
+    /// A signal came.
+    pub(super) fn steady_memory(&self, interrupt: &Interrupt) -> Result<u64, Interrupted> {
+        proc::steady_memory(&[self.process.pid()], interrupt)
     }
 
     /// As a user would: it flushes what is pending.

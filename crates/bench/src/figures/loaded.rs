@@ -107,7 +107,7 @@ impl Loaded {
         let flush_s = self.flush(work, &server)?;
         let upsert_s = upserted_before.map_or_else(|| self.upsert(work), Ok)?;
         let pending = server.metric("incrementer_pending_updates")?;
-        let rss_bytes = server.rss_bytes() as f64;
+        let rss_bytes = server.steady_memory(&work.interrupt)? as f64;
         server.stop(&work.interrupt)?;
         let copy_s = copied_before.map_or_else(|| copy(self), Ok)?;
 

@@ -67,11 +67,18 @@ impl Plan {
         Ok(fs::write(folder.join(BODIES), bodies)?)
     }
 
-    /// Runs it to its end, when every request that was sent is answered.
+    /// Runs it to its end, when every request that was sent is answered, and calls `meanwhile` every
+    /// 20 ms.
     ///
     /// # Errors
     /// oha fails, or a signal came.
-    pub(super) fn run(&self, folder: &Path, seconds: u32, interrupt: &Interrupt) -> anyhow::Result<Told> {
+    pub(super) fn run(
+        &self,
+        folder: &Path,
+        seconds: u32,
+        interrupt: &Interrupt,
+        meanwhile: impl FnMut(),
+    ) -> anyhow::Result<Told> {
         let told = folder.join("oha.json");
         let mut oha = Command::new("oha");
         oha.args(["--no-tui", "--output-format", "json", "--latency-correction", "-w", "-t", "10s"]);
@@ -80,7 +87,7 @@ impl Plan {
         oha.args(["-m", "POST", "-T", "application/json", "-Z"]).arg(folder.join(BODIES));
         oha.arg(format!("http://{}{}", self.address, self.route));
         let mut oha = Process::start(&mut oha, Stdio::from(File::create(&told)?))?;
-        let status = oha.wait(Duration::from_secs(seconds.into()) + GRACE, interrupt, || ())?;
+        let status = oha.wait(Duration::from_secs(seconds.into()) + GRACE, interrupt, meanwhile)?;
         let text = fs::read_to_string(told)?;
         ensure!(status.success(), "oha failed: {status}: {}", text.trim());
         parse(&text, self.status)

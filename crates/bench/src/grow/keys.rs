@@ -16,11 +16,6 @@ use crate::run::once::{Setting, sum_check, unaccounted};
 use crate::run::server::{Kind, Server};
 
 const RESTART_WITHIN: Duration = Duration::from_secs(600);
-/// Memory is steady when so many looks find it as it was, give or take [`SLACK_BYTES`].
-const STEADY_LOOKS: u32 = 5;
-const LOOK_EVERY: Duration = Duration::from_millis(100);
-const STEADY_WITHIN: Duration = Duration::from_secs(10);
-const SLACK_BYTES: u64 = 256 << 10;
 /// A server's memory varies by some 100 KiB, and flushes leave some MiB in the allocator: among
 /// fewer counters that hides what they take.
 const COUNTERS_SHOW_FROM: u32 = 10_000;
@@ -59,10 +54,10 @@ pub(super) fn measure(
         });
     };
     Bulk::connect(server.address)?.warm_up(interrupt)?;
-    let empty = steady_memory(&server, interrupt)?;
+    let empty = proc::steady_memory(&server.pids(), interrupt)?;
     let progress = |sent: u32| bar.set_position(began_at + u64::from(sent) / FILLED_IN_A_MS);
     Bulk::connect(server.address)?.fill(keys, interrupt, progress)?;
-    let full = steady_memory(&server, interrupt)?;
+    let full = proc::steady_memory(&server.pids(), interrupt)?;
     quiet_table(&server, keys)?;
     interrupt.check()?;
 
@@ -82,7 +77,7 @@ pub(super) fn measure(
 
     let restart_s = restart(&mut server, setting, interrupt)?;
     settled(server.address, keys, interrupt)?;
-    memory(run, "durable, restarted", restarted_empty, steady_memory(&server, interrupt)?);
+    memory(run, "durable, restarted", restarted_empty, proc::steady_memory(&server.pids(), interrupt)?);
     figure(run, "durable", "restart", "s", restart_s);
     server.stop_process(interrupt)?;
 
@@ -104,7 +99,7 @@ fn restarted_empty(setting: &Setting, interrupt: &Interrupt) -> anyhow::Result<u
     Bulk::connect(server.address)?.warm_up(interrupt)?;
     server.stop_process(interrupt)?;
     restart(&mut server, setting, interrupt)?;
-    steady_memory(&server, interrupt)
+    Ok(proc::steady_memory(&server.pids(), interrupt)?)
 }
 
 /// From the start of the process until it takes increments, in seconds. Nothing is pending.
@@ -122,23 +117,6 @@ fn quiet_table(server: &Server, keys: u32) -> anyhow::Result<()> {
     let said = server.psql(&["VACUUM (ANALYZE) counters", "CHECKPOINT", "SELECT count(*) FROM counters"])?;
     ensure!(said.trim() == keys.to_string(), "after the fill {} of {keys} keys are stored", said.trim());
     Ok(())
-}
-
-/// Resident memory in bytes, once it doesn't change any more, or as it is after ten seconds.
-fn steady_memory(server: &Server, interrupt: &Interrupt) -> anyhow::Result<u64> {
-    let now = || proc::memory_bytes(&server.pids(), "VmRSS");
-    let by = Instant::now() + STEADY_WITHIN;
-    let (mut reference, mut looks) = (now(), 0);
-    while looks < STEADY_LOOKS && Instant::now() < by {
-        interrupt.check()?;
-        std::thread::sleep(LOOK_EVERY);
-        let found = now();
-        if found.abs_diff(reference) > SLACK_BYTES {
-            (reference, looks) = (found, 0);
-        }
-        looks += 1;
-    }
-    Ok(now())
 }
 
 /// The mean length of `key-1` to `key-N`.

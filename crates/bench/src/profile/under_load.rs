@@ -7,11 +7,13 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use tempfile::TempDir;
 
-use crate::load::{Plan, Shape};
+use crate::load::{self, Plan, Shape};
 use crate::process::{Interrupt, Process, ask, free_address};
 
 /// The server's caches are warm after so long.
 const WARM_UP: Duration = Duration::from_secs(2);
+/// wrk's.
+const THREADS: u32 = 16;
 const START_WITHIN: Duration = Duration::from_secs(60);
 /// More than `shutdown_timeout`.
 const STOP_WITHIN: Duration = Duration::from_secs(20);
@@ -33,8 +35,9 @@ impl UnderLoad {
         seconds: u32,
         connections: u32,
         keys: u32,
+        interrupt: Interrupt,
     ) -> anyhow::Result<Self> {
-        let interrupt = Interrupt::on_signals()?;
+        load::check_split(connections, THREADS)?;
         let directory = tempfile::tempdir_in("/var/tmp").context("can't make a directory in /var/tmp")?;
         let address = free_address()?;
         let mut command = Command::new(server);
@@ -44,7 +47,7 @@ impl UnderLoad {
         let is_ready = || ask(address, "GET", "/readyz", "").is_ok_and(|(status, _)| status == 200);
         server.until_ready(START_WITHIN, &interrupt, is_ready)?;
         let seconds = seconds + WARM_UP.as_secs() as u32 + 2;
-        let (path, form, threads, seed, shape) = ("/increment", "json", 16, 1, Shape::SINGLE);
+        let (path, form, threads, seed, shape) = ("/increment", "json", THREADS, 1, Shape::SINGLE);
         let plan = Plan { address, path, form, connections, threads, seconds, keys, seed, shape };
         let load = Process::start(&mut plan.command(directory.path())?, Stdio::null())?;
         std::thread::sleep(WARM_UP);

@@ -25,8 +25,7 @@ pub(super) fn short(value: f64) -> String {
     }
 }
 
-/// A duration given in microseconds: `173 µs`, `4.30 ms`, `1.20 s`. Nothing takes no time at all: wrk
-/// says 0 where it can't say, as of pipelined requests.
+/// A duration given in microseconds: `173 µs`, `4.30 ms`, `1.20 s`. Nothing takes no time at all.
 pub(super) fn duration(us: f64) -> String {
     match us {
         us if us <= 0.0 => "–".to_owned(),

@@ -130,14 +130,15 @@ fn cpu_us(run: &Run) -> Option<(f64, f64)> {
 fn medians(page: &mut String, data: &Data, series: &str) {
     let bulk = data.runs_of(series).any(|run| run.increments != run.requests);
     let what = if bulk { "increments/s" } else { "requests/s" };
+    let base = if data.servers(series).contains(&"redis") { "redis" } else { "noop" };
     let _ = writeln!(
         page,
-        "| server | runs | {what} | ÷ noop | p50 | p99 | p99.9 | CPU per request, µs user + system | peak memory |\n\
+        "| server | runs | {what} | ÷ {base} | p50 | p99 | p99.9 | CPU per request, µs user + system | peak memory |\n\
          | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
     );
     let rate =
         |server: &str| if bulk { data.increments(series, server) } else { data.requests(series, server) };
-    let noop = rate("noop");
+    let compared = rate(base);
     for server in data.servers(series) {
         let rates = rate(server);
         if rates.is_empty() {
@@ -158,10 +159,10 @@ fn medians(page: &mut String, data: &Data, series: &str) {
             "| {server} | {} | {} | {} | {} | {} | {} | {user} + {system} | {} |",
             rates.len(),
             spread(spread_of(&rates), whole),
-            if server == "noop" {
+            if server == base {
                 "1".to_owned()
             } else {
-                spread(ratio(&rates, &noop), |ratio| format!("{ratio:.2}"))
+                spread(ratio(&rates, &compared), |ratio| format!("{ratio:.2}"))
             },
             latency(|latency| latency.p50),
             latency(|latency| latency.p99),
@@ -176,10 +177,13 @@ fn medians(page: &mut String, data: &Data, series: &str) {
 
 fn every_run(page: &mut String, data: &Data, series: &str) {
     page.push_str("<details><summary>Every run</summary>\n\n");
-    page.push_str(
-        "| round | place | server | requests | seconds | requests/s | p50 | p99 | p99.9 | CPU, s user + system | \
-         of its Postgres | peak memory | stored | counts |\n\
-         | ---: | ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- | --- |\n",
+    let bulk = data.runs_of(series).any(|run| run.increments != run.requests);
+    let (increments, line) = if bulk { ("increments/s | ", " ---: |") } else { ("", "") };
+    let _ = writeln!(
+        page,
+        "| round | place | server | requests | seconds | requests/s | {increments}p50 | p99 | p99.9 | \
+         CPU, s user + system | of its Postgres | peak memory | stored | counts |\n\
+         | ---: | ---: | --- | ---: | ---: | ---: |{line} ---: | ---: | ---: | ---: | ---: | ---: | --- | --- |",
     );
     let mut runs: Vec<&Run> = data.runs_of(series).collect();
     runs.sort_by_key(|run| (run.round, run.place));
@@ -190,9 +194,10 @@ fn every_run(page: &mut String, data: &Data, series: &str) {
         let store = run
             .store_cpu
             .map_or_else(|| "–".to_owned(), |cpu| format!("{} + {}", short(cpu.user_s), short(cpu.system_s)));
+        let increments = if bulk { whole(run.increments_per_s()) + " | " } else { String::new() };
         let _ = writeln!(
             page,
-            "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} + {} | {store} | {} | {} | {} |",
+            "| {} | {} | {} | {} | {} | {} | {increments}{} | {} | {} | {} + {} | {store} | {} | {} | {} |",
             run.round,
             run.place,
             run.server,

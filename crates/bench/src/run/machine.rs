@@ -29,6 +29,11 @@ pub(crate) fn describe(directory: &Path, incrementer: &Path) -> Machine {
         ("nginx", program("nginx"), "-v"),
         ("redis", program("redis-server"), "--version"),
     ];
+    for (name, package) in [("webdis", "webdis"), ("nginx's Lua module", "libnginx-mod-http-lua")] {
+        if let Some(version) = debian_version(package) {
+            machine.versions.insert(name.to_owned(), version);
+        }
+    }
     for (name, program, argument) in commands {
         if let Some(version) = version(&program, argument) {
             machine.versions.insert(name.to_owned(), version);
@@ -69,6 +74,13 @@ fn version(program: &Path, argument: &str) -> Option<String> {
         .map(|word| word.trim_end_matches(','))
         .find(|word| word.starts_with(char::is_numeric))
         .map(str::to_owned)
+}
+
+/// Of what doesn't tell its version itself.
+fn debian_version(package: &str) -> Option<String> {
+    let output = Command::new("dpkg-query").args(["-W", "-f=${Version}", package]).output().ok()?;
+    let said = String::from_utf8(output.stdout).ok().filter(|_| output.status.success())?;
+    Some(said.trim().to_owned()).filter(|version| !version.is_empty())
 }
 
 /// Of the folder that the command is given in.

@@ -3,13 +3,12 @@
 use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::Instant;
 
 use anyhow::Context;
 use indicatif::ProgressBar;
 
 use super::server::{Kind, Server};
-use super::{Options, beside};
+use super::{Options, beside, clock};
 use crate::load::{self, MODULUS, Outcome, Plan, Shape};
 use crate::proc;
 use crate::process::{Interrupt, Interrupted, ask};
@@ -27,9 +26,11 @@ pub(crate) struct Setting {
 
 impl Setting {
     /// # Errors
-    /// wrk is missing, or the server's binary is and would be needed.
+    /// wrk is missing, or the server's binary is and would be needed; or wrk's threads can't have equal parts
+    /// of the connections.
     pub(crate) fn new(options: &Options, series: &str) -> anyhow::Result<Self> {
         load::check()?;
+        load::check_split(options.connections, options.threads)?;
         let needed = options.servers.iter().any(|kind| kind.is_ours());
         let incrementer = match beside(options.incrementer.as_deref(), "--incrementer") {
             Err(error) if needed => return Err(error),
@@ -130,7 +131,8 @@ impl Setting {
         run.requests = outcome.requests;
         run.increments = outcome.requests * u64::from(self.shape.per_request);
         run.seconds = outcome.seconds;
-        run.latency_us = Some(outcome.latency_us.clone());
+        // Of pipelined requests wrk tells how long a whole group took, made up with samples that it invents.
+        run.latency_us = (self.shape.pipelined == 1).then(|| outcome.latency_us.clone());
         run.errors = outcome.errors.clone();
         run.failures.extend(failures_of_load(run));
         loads.push((plan, outcome));
@@ -165,9 +167,7 @@ impl Setting {
             seed,
             shape: self.shape,
         };
-        let (began, done_before) = (Instant::now(), bar.position());
-        let lasts = u128::from(seconds) * 1000;
-        let show = || bar.set_position(done_before + began.elapsed().as_millis().min(lasts) as u64);
+        let show = clock(bar, seconds);
         let outcome = plan.run(server.directory(), interrupt, show)?;
         Ok((plan, outcome))
     }

@@ -23,6 +23,7 @@ pub(super) fn missing(kind: Kind) -> Option<&'static str> {
         Kind::NginxLua if lacks("nginx") => Some("nginx"),
         Kind::NginxLua => (!lua().iter().all(|file| file.is_file())).then_some("nginx's Lua module"),
         Kind::Webdis if lacks("redis-server") => Some("redis-server"),
+        Kind::Webdis if lacks("redis-cli") => Some("redis-cli"),
         Kind::Webdis => lacks("webdis").then_some("webdis"),
     }
 }

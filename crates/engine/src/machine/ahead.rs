@@ -15,6 +15,9 @@ use crate::counters::Number;
 /// So many increments are looked at together. What they need, some five cache lines each, stays in the
 /// first-level cache.
 const TOGETHER: usize = 64;
+/// A request of more bytes than this has its increments looked at while they are admitted; those of the others are
+/// looked at across requests.
+const LONG_BYTES: usize = 1024;
 /// Where increments come one right behind the other, fewer counters than these stay in the caches, and to
 /// look at them would only take time.
 const MOST_IN_CACHE: usize = 100_000;
@@ -32,10 +35,19 @@ impl Ahead {
         Self { left: usize::MAX }
     }
 
-    /// For many increments that come right behind one another: nothing will be looked at where that
-    /// would be in vain.
-    pub(crate) fn in_bulk(machine: &Machine) -> Self {
-        Self { left: if machine.counters() < MOST_IN_CACHE { 0 } else { usize::MAX } }
+    /// For increments that come right behind one another, `bytes` of them: nothing will be looked at
+    /// where that would be in vain.
+    pub(crate) fn in_bulk(machine: &Machine, bytes: usize) -> Self {
+        let worth_it = is_long(bytes) && machine.counters() >= MOST_IN_CACHE;
+        Self { left: if worth_it { usize::MAX } else { 0 } }
+    }
+
+    /// Before a request of so many bytes: `rest` begins with it.
+    #[inline]
+    pub(crate) fn before_request(&mut self, machine: &Machine, bytes: usize, rest: &[u8]) {
+        if !is_long(bytes) {
+            self.look(machine, rest);
+        }
     }
 
     /// `rest` is what is left to be admitted, packed: each time the end of the same bytes.
@@ -45,6 +57,10 @@ impl Ahead {
             self.left = machine.look(rest);
         }
     }
+}
+
+fn is_long(bytes: usize) -> bool {
+    bytes > LONG_BYTES
 }
 
 impl Machine {
@@ -95,13 +111,19 @@ mod tests {
         let few = packed(0..99_999);
         machine.admit(&few, 1).unwrap();
         let left = |machine: &Machine| {
-            let mut ahead = Ahead::in_bulk(machine);
+            let mut ahead = Ahead::in_bulk(machine, few.len());
             ahead.look(machine, &few);
             ahead.left
         };
         assert_eq!(left(&machine), 0);
         machine.admit(&packed(99_999..100_000), 1).unwrap();
         assert_eq!(left(&machine), few.len() - TOGETHER * few.len() / 99_999);
+        assert_eq!(Ahead::in_bulk(&machine, LONG_BYTES).left, 0, "it was looked at before it was admitted");
+        let mut ahead = Ahead::new();
+        ahead.before_request(&machine, LONG_BYTES + 1, &few);
+        assert_eq!(ahead.left, usize::MAX, "it will be looked at while it is admitted");
+        ahead.before_request(&machine, LONG_BYTES, &few);
+        assert_eq!(ahead.left, left(&machine));
     }
 
     #[test]
