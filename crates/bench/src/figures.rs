@@ -54,6 +54,7 @@ pub fn run(options: &Options) -> anyhow::Result<Vec<PathBuf>> {
     );
     let interrupt = Interrupt::on_signals()?;
     crate::load::check()?;
+    crate::run::check_postgres()?;
     let incrementer = beside(options.incrementer.as_deref(), "--incrementer")?;
     let out = options.out.as_deref();
     let record = Record::begin("figures", "figures", out, &options.directory, &incrementer)?;

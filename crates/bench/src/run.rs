@@ -18,6 +18,7 @@ use crate::raw::Run;
 use crate::record::Record;
 use once::Setting;
 use server::Kind;
+use store::testing::ThrowawayPostgres;
 
 /// The load of the write-up; its comparison is called `main`.
 pub(crate) const CONNECTIONS: u32 = 400;
@@ -149,6 +150,17 @@ pub(crate) fn bar_of(milliseconds: u64) -> ProgressBar {
     let look = "{bar:40} {percent} % {msg}, {eta} left";
     bar.set_style(ProgressStyle::with_template(look).unwrap_or_else(|_| ProgressStyle::default_bar()));
     bar
+}
+
+/// # Errors
+/// There is no PostgreSQL to start.
+pub(crate) fn check_postgres() -> anyhow::Result<()> {
+    ensure!(
+        ThrowawayPostgres::is_installed(),
+        "PostgreSQL's initdb can't be started; on Debian: apt-get install postgresql; where it lies elsewhere, name its \
+         folder in PG_BINARIES"
+    );
+    Ok(())
 }
 
 /// Moves the bar on with the time, for so many seconds, each time that it is called.

@@ -86,6 +86,13 @@ impl ThrowawayPostgres {
         panic!("the server does not start: {}", postgres.log());
     }
 
+    /// Whether there is a PostgreSQL that could be started.
+    pub fn is_installed() -> bool {
+        let mut initdb = Command::new(binary("initdb"));
+        initdb.arg("--version").stdout(Stdio::null()).stderr(Stdio::null());
+        initdb.status().is_ok_and(|status| status.success())
+    }
+
     /// The URL of a database of this server, over TCP.
     pub fn url(&self, database: &str) -> String {
         format!("postgres://postgres@127.0.0.1:{}/{database}", self.port)

@@ -8,7 +8,7 @@ use anyhow::Context;
 use indicatif::ProgressBar;
 
 use super::server::{Kind, Server};
-use super::{Options, beside, clock};
+use super::{Options, beside, check_postgres, clock};
 use crate::load::{self, MODULUS, Outcome, Plan, Shape};
 use crate::proc;
 use crate::process::{Interrupt, Interrupted, ask};
@@ -31,6 +31,9 @@ impl Setting {
     pub(crate) fn new(options: &Options, series: &str) -> anyhow::Result<Self> {
         load::check()?;
         load::check_split(options.connections, options.threads)?;
+        if options.servers.iter().any(|kind| kind.has_postgres()) {
+            check_postgres()?;
+        }
         let needed = options.servers.iter().any(|kind| kind.is_ours());
         let incrementer = match beside(options.incrementer.as_deref(), "--incrementer") {
             Err(error) if needed => return Err(error),

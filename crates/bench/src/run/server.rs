@@ -48,7 +48,7 @@ impl Kind {
         matches!(self, Self::Memory | Self::Durable)
     }
 
-    fn has_postgres(self) -> bool {
+    pub(crate) fn has_postgres(self) -> bool {
         self.is_ours() || self == Self::Sync
     }
 
