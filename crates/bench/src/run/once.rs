@@ -124,7 +124,10 @@ impl Setting {
         }
         let mut loads = Vec::new();
         if self.options.warm_up > 0 {
-            loads.push(self.load(kind, server, self.options.warm_up, run.round * 2, interrupt, bar)?);
+            let (plan, outcome) =
+                self.load(kind, server, self.options.warm_up, run.round * 2, interrupt, bar)?;
+            run.failures.extend(in_words(&outcome.errors).map(|what| format!("in the warm-up: {what}")));
+            loads.push((plan, outcome));
         }
         let route = self.path(kind);
         let meter = Meter::begin(kind, server, route)?;
@@ -226,7 +229,15 @@ impl<'a> Meter<'a> {
 }
 
 pub(crate) fn failures_of_load(run: &Run) -> Vec<String> {
-    let Errors { connect, read, write, timeout, status } = run.errors;
+    let mut failures: Vec<String> = in_words(&run.errors).collect();
+    if run.requests == 0 {
+        failures.push("nothing was answered".to_owned());
+    }
+    failures
+}
+
+fn in_words(errors: &Errors) -> impl Iterator<Item = String> + use<> {
+    let &Errors { connect, read, write, timeout, status } = errors;
     let kinds = [
         (connect, "connections could not be made"),
         (read, "connections broke while an answer was read"),
@@ -234,12 +245,7 @@ pub(crate) fn failures_of_load(run: &Run) -> Vec<String> {
         (timeout, "answers took too long"),
         (status, "answers were refusals"),
     ];
-    let mut failures: Vec<String> =
-        kinds.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")).collect();
-    if run.requests == 0 {
-        failures.push("nothing was answered".to_owned());
-    }
-    failures
+    kinds.into_iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}"))
 }
 
 /// How the server's own count of accepted requests differs from the load tool's. Those in flight

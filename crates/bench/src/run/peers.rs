@@ -7,9 +7,9 @@ use std::process::{Command, Stdio};
 
 use anyhow::ensure;
 
-use super::server::Kind;
+use super::server::{Kind, START_WITHIN};
 use crate::load::MODULUS;
-use crate::process::Process;
+use crate::process::{Interrupt, Process};
 
 const MODULES: &str = "/usr/lib/nginx/modules";
 
@@ -98,17 +98,20 @@ fn lua(keys: u32) -> (String, String, String) {
     (modules, http, locations)
 }
 
-/// Redis that syncs its log before every answer, and webdis, which speaks HTTP before it.
+/// Redis that syncs its log before every answer, and webdis, which speaks HTTP before it. Redis is there
+/// first: a thread of webdis that doesn't find it refuses requests for 100 ms, while others serve already.
 pub(super) fn webdis(
     directory: &Path,
     address: SocketAddr,
     redis_address: SocketAddr,
+    interrupt: &Interrupt,
 ) -> anyhow::Result<Vec<Process>> {
     let port = redis_address.port().to_string();
     let mut redis = Command::new(program("redis-server"));
     redis.args(["--port", &port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "yes"]);
     redis.args(["--appendfsync", "always", "--daemonize", "no", "--dir"]).arg(directory);
-    let redis = Process::start(&mut redis, Stdio::null())?;
+    let mut redis = Process::start(&mut redis, Stdio::null())?;
+    redis.until_ready(START_WITHIN, interrupt, || sums_in_redis(redis_address).is_ok())?;
     let settings = serde_json::json!({
         "redis_host": "127.0.0.1",
         "redis_port": redis_address.port(),

@@ -16,7 +16,7 @@ use crate::load::MODULUS;
 use crate::process::{Interrupt, Process, ask, free_address};
 
 /// A store that has to be made, and a journal's first segment, take a moment on a busy machine.
-const START_WITHIN: Duration = Duration::from_secs(60);
+pub(super) const START_WITHIN: Duration = Duration::from_secs(60);
 /// What the server may take for its last flush.
 const LAST_FLUSH: Duration = Duration::from_secs(300);
 const DATABASE: &str = "incrementer";
@@ -119,7 +119,7 @@ impl Server {
             Kind::Memory | Kind::Durable => ours(),
             Kind::Nginx => peers::nginx(place, address, None).map(|nginx| vec![nginx]),
             Kind::NginxLua => peers::nginx(place, address, Some(options.keys)).map(|nginx| vec![nginx]),
-            Kind::Webdis => peers::webdis(place, address, redis),
+            Kind::Webdis => peers::webdis(place, address, redis, interrupt),
         }?;
         let mut server = Self { processes, postgres, directory, kind, address, redis };
         let (path, form, status) = kind.request();
