@@ -12,7 +12,7 @@ use crate::files;
 use crate::process::{Interrupt, Interrupted};
 use crate::raw::{Run, SumCheck};
 use crate::record::Record;
-use crate::run::once::{Meter, Setting, failures_of_load, unaccounted};
+use crate::run::once::{Meter, Setting, failures_of_load, failures_of_warm_up, unaccounted};
 use crate::run::server::{Kind, Server};
 use crate::run::{self, bar_of, clock, disk, summary, tell};
 use oha::{Plan, Told};
@@ -175,6 +175,7 @@ impl Comparison<'_> {
         plan.prepare(server.directory(), options.keys)?;
         let warm_up =
             plan.run(server.directory(), options.warm_up, &self.interrupt, clock(bar, options.warm_up))?;
+        run.failures.extend(failures_of_warm_up(&warm_up.errors));
         let meter = Meter::begin(kind, &server, route)?;
         let told =
             plan.run(server.directory(), options.seconds, &self.interrupt, clock(bar, options.seconds))?;

@@ -1,7 +1,6 @@
 //! A database, by its rules alone: it shares no code with the stores of the product.
 
 use std::collections::BTreeMap;
-use std::ops::RangeInclusive;
 
 use counter::{Applied, Batch, Fingerprint, JournalId, OwnerId, Seq, SetAside};
 use store::{Claim, Purge, Purged, Standing};
@@ -222,15 +221,6 @@ impl Db {
                 .map(|aside| SetAside { key: aside.key.clone(), value: aside.value, reason: String::new() })
                 .collect(),
         }
-    }
-
-    /// What was set aside of a key because nobody can tell whether it counted: the sum of what is
-    /// below 0, and of what is above.
-    pub(crate) fn unknowable(&self, key: &str) -> RangeInclusive<i128> {
-        let parts = self.set_aside.iter().filter(|aside| aside.unknowable && aside.key == key);
-        let (below, above) = parts
-            .fold((0, 0), |(below, above), aside| (below + aside.value.min(0), above + aside.value.max(0)));
-        below..=above
     }
 
     /// The ids that were accepted at `since_ms` or later, newest first.

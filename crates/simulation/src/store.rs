@@ -1,6 +1,7 @@
 //! A database server that refuses, dies and forgets, and the product's seam to it.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use store::{
 };
 
 use crate::clock::Clock;
-use crate::db::{Db, Rollback, Transaction};
+use crate::db::{Aside, Db, Rollback, Transaction};
 use crate::log::{Log, Shared, lock, note};
 use crate::process::Process;
 use crate::sabotage::Sabotage;
@@ -41,6 +42,8 @@ pub(crate) struct Server {
     pub(crate) history_len: usize,
     /// Journals whose watermark a failover set back: when the first lost one was committed.
     pub(crate) lost: BTreeMap<JournalId, Duration>,
+    /// What was set aside as unknowable in a commit that a failover lost.
+    lost_aside: Vec<Aside>,
     /// How far each journal ever was.
     pub(crate) highest: BTreeMap<JournalId, Seq>,
     pub(crate) up: bool,
@@ -67,6 +70,7 @@ impl Server {
             commits: 0,
             history_len: 0,
             lost: BTreeMap::new(),
+            lost_aside: Vec::new(),
             highest: BTreeMap::new(),
             up: true,
             faults: StoreFaults::default(),
@@ -107,10 +111,23 @@ impl Server {
                     *since = at.min(*since);
                 }
             }
+            // Nothing leaves it, so the older state has the beginning of it.
+            self.lost_aside
+                .extend(self.db.set_aside.drain(older.set_aside.len()..).filter(|aside| aside.unknowable));
             self.db = older;
         }
         note!(self.log, "store: failover, {lost} commits are lost");
         lost
+    }
+
+    /// What was ever set aside of a key as unknowable: from the least to the most of what an instance may
+    /// have been told to take back, also where a failover made the store forget it.
+    pub(crate) fn taken_back(&self, key: &str) -> RangeInclusive<i128> {
+        let all = self.db.set_aside.iter().chain(&self.lost_aside);
+        let parts = all.filter(|aside| aside.unknowable && aside.key == key);
+        let (below, above) = parts
+            .fold((0, 0), |(below, above), aside| (below + aside.value.min(0), above + aside.value.max(0)));
+        below..=above
     }
 
     /// A journal's row as an instance sees it.

@@ -369,13 +369,9 @@ impl World {
             };
             let (low, high) = self.model.bounds_meanwhile(key, known);
             let shown = i128::from(total.unwrap_or(0));
-            // What was set aside as unknowable has been taken back; a failover may have lost its row.
-            let aside = lock(&self.common.server).db.unknowable(&self.model.keys[key]);
+            // What was set aside as unknowable has been taken back, also where a failover then lost its row.
+            let aside = lock(&self.common.server).taken_back(&self.model.keys[key]);
             let (low, high) = (low - aside.end(), high - aside.start());
-            let lost = self.failed_over && self.counts.contains_key(WRITTEN_OFF);
-            if lost {
-                continue;
-            }
             if shown < low
                 || shown > high
                 || (total.is_none() && aside == (0..=0) && self.model.has_key(key, known))

@@ -126,7 +126,7 @@ impl Setting {
         if self.options.warm_up > 0 {
             let (plan, outcome) =
                 self.load(kind, server, self.options.warm_up, run.round * 2, interrupt, bar)?;
-            run.failures.extend(in_words(&outcome.errors).map(|what| format!("in the warm-up: {what}")));
+            run.failures.extend(failures_of_warm_up(&outcome.errors));
             loads.push((plan, outcome));
         }
         let route = self.path(kind);
@@ -234,6 +234,11 @@ pub(crate) fn failures_of_load(run: &Run) -> Vec<String> {
         failures.push("nothing was answered".to_owned());
     }
     failures
+}
+
+/// Its sums are checked with the load's, so what went wrong in it has to be told.
+pub(crate) fn failures_of_warm_up(errors: &Errors) -> impl Iterator<Item = String> + use<> {
+    in_words(errors).map(|what| format!("in the warm-up: {what}"))
 }
 
 fn in_words(errors: &Errors) -> impl Iterator<Item = String> + use<> {
