@@ -6,18 +6,22 @@
 //! waited. While it sleeps, an eventfd that the kernel writes to wakes it. (The ring's own
 //! descriptor would not do: with deferred task work it doesn't become readable in time.)
 //!
-//! The kernel writes into, and reads from, buffers that belong to a [`Port`] and stay where they
-//! are until the kernel has said that it is done, whatever becomes of the connection meanwhile.
+//! A connection asks once to receive; from then on the kernel tells of whatever has come, in
+//! buffers that it picks from a [`Pool`] of the ring. What it sends belongs to a [`Port`], and stays
+//! where it is until the kernel has said that it is done, whatever becomes of the connection
+//! meanwhile.
 #![allow(unsafe_code, reason = "the kernel is given pointers; each use says why they stay valid")]
 
 #[cfg(test)]
 pub(crate) mod faults;
+mod pool;
 mod port;
 #[cfg(test)]
 mod tests;
 
 use std::cell::RefCell;
 use std::io;
+use std::mem::ManuallyDrop;
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::rc::Rc;
@@ -30,6 +34,7 @@ use slab::Slab;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use self::pool::Pool;
 use self::port::{Operation, Port, from_user_data};
 use crate::io::holds_more;
 use crate::watch::Watch;
@@ -66,6 +71,8 @@ struct Inner {
     /// What the kernel writes to when something is done, while that is enabled.
     event: Option<OwnedFd>,
     ports: Slab<Port>,
+    /// Goes only when the kernel has nothing under way that could write into it.
+    pool: ManuallyDrop<Pool>,
     /// Operations that found the queue full; they go with the next system call.
     waiting: Vec<squeue::Entry>,
     /// Whom the last turn has to wake.
@@ -92,8 +99,9 @@ impl Ring {
             .build(SUBMISSIONS)?;
         let event = eventfd()?;
         uring.submitter().register_eventfd(event.as_raw_fd())?;
+        let pool = ManuallyDrop::new(Pool::register(&uring.submitter())?);
         let (event, ports, waiting, woken) = (Some(event), Slab::new(), Vec::new(), Vec::new());
-        let inner = Inner { uring, event, ports, waiting, woken, failure: None, on_failure: None };
+        let inner = Inner { uring, event, ports, pool, waiting, woken, failure: None, on_failure: None };
         let ring = Rc::new(Self(RefCell::new(inner)));
         RING.set(Some(Rc::clone(&ring)));
         Ok(ring)
@@ -220,23 +228,27 @@ impl Inner {
     }
 
     fn reap(&mut self) {
-        let Self { uring, ports, woken, .. } = self;
+        let Self { uring, ports, pool, woken, .. } = self;
         // Operations that a completion leads to; they can't go in while the queue is read.
         let mut next = Vec::new();
         for completion in uring.completion() {
             let (at, what) = from_user_data(completion.user_data());
+            if what == Operation::Stop {
+                continue;
+            }
             let port = &mut ports[at];
-            match what {
-                Operation::Read => port.read_done(completion.result(), woken),
-                Operation::Send => {
-                    port.send_done(completion.result(), woken);
-                    next.extend(port.next_send(at));
-                }
+            if what == Operation::Read {
+                port.read_done(&completion, pool, woken);
+                next.extend(port.next_stop(at));
+            } else {
+                port.send_done(completion.result(), woken);
+                next.extend(port.next_send(at));
             }
             if port.abandoned && port.is_idle() {
                 ports.remove(at);
             }
         }
+        pool.publish();
         for entry in next {
             self.push(entry);
         }
@@ -244,8 +256,8 @@ impl Inner {
 
     /// Lines an operation up.
     fn push(&mut self, entry: squeue::Entry) {
-        // SAFETY: every entry is made by `Port::next_read` or `Port::next_send`, whose buffers and
-        // descriptor stay in their port, unmoved, until the completion has been taken.
+        // SAFETY: every entry is made by a `Port`, whose descriptor, and what it sends, stay in it,
+        // unmoved, until the completion has been taken; the pool stays until no port is left.
         if unsafe { self.uring.submission().push(&entry) }.is_err() {
             self.waiting.push(entry);
         }
@@ -285,9 +297,11 @@ impl Drop for Inner {
                     std::thread::sleep(RETRY_PAUSE);
                 }
                 // It can't be asked any more, so what it was given is left to it.
-                Err(_) => std::mem::forget(std::mem::take(&mut self.ports)),
+                Err(_) => return std::mem::forget(std::mem::take(&mut self.ports)),
             }
         }
+        // SAFETY: it is dropped here alone, and nobody looks at it after this.
+        unsafe { ManuallyDrop::drop(&mut self.pool) };
     }
 }
 
@@ -338,7 +352,7 @@ impl Handle {
         // The kernel may have put it into the buffer already.
         inner.reap();
         let port = &inner.ports[self.at];
-        (!port.reading && port.taken < port.filled) || holds_more(&port.stream)
+        !port.untaken().is_empty() || holds_more(&port.stream)
     }
 
     /// Says that nothing more will come.
@@ -362,10 +376,11 @@ impl Handle {
     ) -> Poll<io::Result<()>> {
         let mut inner = self.ring.0.borrow_mut();
         let port = &mut inner.ports[self.at];
-        if !port.reading && port.taken < port.filled {
-            let upto = port.filled.min(port.taken.saturating_add(most));
-            take(&port.input[port.taken..upto]);
-            port.taken = upto;
+        let untaken = port.untaken();
+        if !untaken.is_empty() {
+            let bytes = untaken.len().min(most);
+            take(&untaken[..bytes]);
+            port.take(bytes);
             return Poll::Ready(Ok(()));
         }
         if let Some(end) = port.read_end {

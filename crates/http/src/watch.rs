@@ -120,12 +120,6 @@ impl Watch {
         self.stopping.get()
     }
 
-    /// Whether nothing of a next request has been read.
-    #[inline]
-    pub(crate) fn is_idle(&self) -> bool {
-        self.phase.get() == Phase::Idle
-    }
-
     /// Whether no request has come wholly that isn't answered.
     pub(crate) fn between_requests(&self) -> bool {
         matches!(self.phase.get(), Phase::Idle | Phase::Head)

@@ -5,30 +5,31 @@ use std::os::fd::AsRawFd;
 use std::rc::Rc;
 use std::task::Waker;
 
-use io_uring::{opcode, squeue, types};
+use io_uring::{cqueue, opcode, squeue, types};
 
+use super::pool::{self, Pool};
 use crate::watch::Watch;
 
-/// What a connection's buffer for reading has at least, and at most, in bytes. It shrinks
-/// after a short read.
-const READ_LEAST: usize = 1 << 10;
-const READ_MOST: usize = 64 << 10;
-/// What it has at most while no request is on its way: nobody knows how long that lasts.
-const READ_IDLE: usize = 4 << 10;
+/// With so many bytes that nobody has taken the kernel is told to stop, in bytes; what it had
+/// received before that comes on top, at most what the pool holds.
+pub(super) const UNTAKEN_MOST: usize = 64 << 10;
+/// A buffer that has grown past this is not kept once it is empty: nobody knows how long a
+/// connection rests.
+const INPUT_KEPT: usize = 4 << 10;
 /// A buffer for sending that has grown past this is not kept.
 const SEND_KEPT: usize = 16 << 10;
-/// `IORING_RECVSEND_POLL_FIRST`: there is rarely anything to read at once, so don't look first.
-const POLL_FIRST: u16 = 1;
 
 /// One socket, as the ring sees it.
 pub(super) struct Port {
     pub(super) stream: TcpStream,
     pub(super) watch: Rc<Watch>,
+    /// The kernel receives, again and again, until it says that it has stopped.
     pub(super) reading: bool,
-    /// What has come lies between `taken` and `filled`.
-    pub(super) input: Box<[u8]>,
-    pub(super) taken: usize,
-    pub(super) filled: usize,
+    /// It was told to stop.
+    stopping: bool,
+    /// What has come; the first `taken` bytes have been taken.
+    pub(super) input: Vec<u8>,
+    taken: usize,
     /// The stream has ended, or failed.
     pub(super) read_end: Option<Result<(), i32>>,
     pub(super) reader: Option<Waker>,
@@ -50,9 +51,9 @@ impl Port {
             stream,
             watch,
             reading: false,
-            input: Box::default(),
+            stopping: false,
+            input: Vec::new(),
             taken: 0,
-            filled: 0,
             read_end: None,
             reader: None,
             sending: Vec::new(),
@@ -83,31 +84,59 @@ impl Port {
     }
 
     pub(super) fn next_read(&mut self, at: usize) -> squeue::Entry {
-        let len = self.input.len();
-        let wanted = match self.filled {
-            _ if len == 0 => READ_LEAST,
-            filled if filled == len => (len * 4).min(READ_MOST),
-            filled if filled < len / 8 => READ_LEAST,
-            _ => len,
-        };
-        let wanted = if self.watch.is_idle() { wanted.min(READ_IDLE) } else { wanted };
-        if wanted != len {
-            self.input = vec![0; wanted].into_boxed_slice();
-        }
-        (self.taken, self.filled, self.reading) = (0, 0, true);
-        let (fd, buffer) = (types::Fd(self.stream.as_raw_fd()), &mut self.input);
-        let entry = opcode::Recv::new(fd, buffer.as_mut_ptr(), buffer.len() as u32).ioprio(POLL_FIRST);
+        (self.reading, self.stopping) = (true, false);
+        let entry = opcode::RecvMulti::new(types::Fd(self.stream.as_raw_fd()), pool::GROUP);
         entry.build().user_data(to_user_data(at, Operation::Read))
     }
 
-    pub(super) fn read_done(&mut self, result: i32, woken: &mut Vec<Waker>) {
-        self.reading = false;
-        match result {
+    /// Something has come, or nothing more will. Copied at once, so that no connection that isn't
+    /// attended to keeps the others' buffers.
+    pub(super) fn read_done(&mut self, completion: &cqueue::Entry, pool: &mut Pool, woken: &mut Vec<Waker>) {
+        let result = completion.result();
+        self.reading = cqueue::more(completion.flags());
+        if let Some(id) = cqueue::buffer_select(completion.flags()) {
+            if !self.abandoned {
+                self.input.extend_from_slice(pool.bytes(id, result.max(0) as usize));
+            }
+            pool.give_back(id);
+        }
+        match -result {
             0 => self.read_end = Some(Ok(())),
-            bytes if bytes > 0 => self.filled = bytes as usize,
-            error => self.read_end = Some(Err(-error)),
+            // No buffer was free, or it was told to stop: whoever wants more asks again.
+            libc::ENOBUFS | libc::ECANCELED => {}
+            error if error > 0 => self.read_end = Some(Err(error)),
+            _ => {}
         }
         woken.extend(self.reader.take());
+    }
+
+    /// Tells the kernel to stop receiving, once, where more has come than anybody takes.
+    pub(super) fn next_stop(&mut self, at: usize) -> Option<squeue::Entry> {
+        if !self.reading || self.stopping || self.untaken().len() < UNTAKEN_MOST {
+            return None;
+        }
+        self.stopping = true;
+        let entry = opcode::AsyncCancel::new(to_user_data(at, Operation::Read));
+        Some(entry.build().user_data(to_user_data(at, Operation::Stop)))
+    }
+
+    /// What has come and was not taken.
+    #[inline]
+    pub(super) fn untaken(&self) -> &[u8] {
+        &self.input[self.taken..]
+    }
+
+    /// The first `bytes` of it are taken.
+    #[inline]
+    pub(super) fn take(&mut self, bytes: usize) {
+        self.taken += bytes;
+        if self.taken == self.input.len() {
+            self.taken = 0;
+            self.input.clear();
+            if self.input.capacity() > INPUT_KEPT {
+                self.input = Vec::new();
+            }
+        }
     }
 
     /// What is lined up, if nothing is on its way.
@@ -153,16 +182,24 @@ impl Port {
     }
 }
 
-#[derive(Clone, Copy)]
+/// What a completion is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Operation {
     Read,
     Send,
+    /// Of a [`Read`](Self::Read). Its port may be gone when this is done.
+    Stop,
 }
 
 pub(super) fn to_user_data(at: usize, operation: Operation) -> u64 {
-    (at as u64) << 1 | operation as u64
+    (at as u64) << 2 | operation as u64
 }
 
 pub(super) fn from_user_data(data: u64) -> (usize, Operation) {
-    ((data >> 1) as usize, if data & 1 == 0 { Operation::Read } else { Operation::Send })
+    let operation = match data & 3 {
+        0 => Operation::Read,
+        1 => Operation::Send,
+        _ => Operation::Stop,
+    };
+    ((data >> 2) as usize, operation)
 }

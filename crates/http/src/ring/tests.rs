@@ -4,11 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::task::Wake;
 
-use socket2::SockRef;
-
 use super::*;
 use crate::Options;
-use crate::watch::{Phase, Watchdog};
+use crate::watch::Watchdog;
 use crate::worker::Uninstall;
 
 #[derive(Default)]
@@ -24,12 +22,8 @@ impl Wake for Wakes {
 /// Wakers of connections that were gone brought nobody, and the loop slept with the eventfd off.
 #[test]
 fn a_connection_that_is_gone_wakes_nobody() {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
-    let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-    let (stream, _) = listener.accept().unwrap();
     let _uninstalled_last = Uninstall;
-    let ring = Ring::install().unwrap();
-    let handle = ring.add(stream, Watchdog::new(&Options::default()).add().1).unwrap();
+    let (ring, handle, client) = connected();
     let wakes = Arc::new(Wakes::default());
     let waker = Waker::from(Arc::clone(&wakes));
     let cx = Context::from_waker(&waker);
@@ -51,29 +45,104 @@ fn a_connection_that_is_gone_wakes_nobody() {
     drop(client);
 }
 
+/// A connection on a ring, and its client.
+fn connected() -> (Rc<Ring>, Handle, TcpStream) {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (stream, _) = listener.accept().unwrap();
+    let ring = Ring::install().unwrap();
+    let handle = ring.add(stream, Watchdog::new(&Options::default()).add().1).unwrap();
+    (ring, handle, client)
+}
+
+/// So many bytes, of which no part is like another of the same length nearby.
+fn pattern(len: usize) -> Vec<u8> {
+    (0..len.div_ceil(4) as u32).flat_map(|n| n.wrapping_mul(0x9E37_79B1).to_le_bytes()).take(len).collect()
+}
+
+fn untaken(ring: &Ring, handle: &Handle) -> usize {
+    ring.0.borrow().ports[handle.at].untaken().len()
+}
+
+#[test]
+fn all_that_comes_is_taken_in_order_though_buffers_run_out() {
+    let _uninstalled_last = Uninstall;
+    let (ring, handle, mut client) = connected();
+    let sent = pattern(1 << 20);
+    let copy = sent.clone();
+    let sender = std::thread::spawn(move || client.write_all(&copy).unwrap());
+    let mut came = Vec::new();
+    let cx = Context::from_waker(Waker::noop());
+    let mut ended = false;
+    while !ended {
+        // Odd pieces, so that a rest stays.
+        let taken = handle.poll_take(&cx, 777, |bytes| {
+            came.extend_from_slice(bytes);
+            ended = bytes.is_empty();
+        });
+        if taken.is_pending() {
+            ring.turn();
+        }
+    }
+    sender.join().unwrap();
+    assert!(came == sent, "{} bytes of {} came, or in another order", came.len(), sent.len());
+    assert_eq!(ring.0.borrow().ports[handle.at].read_end, Some(Ok(())));
+}
+
+/// Sends pieces that the pool has room for, each when the last has come, while the kernel
+/// receives; how many bytes were sent.
+fn send_while_it_reads(ring: &Ring, handle: &Handle, client: &mut TcpStream, bytes: &[u8]) -> usize {
+    assert!(handle.poll_take(&Context::from_waker(Waker::noop()), 1, |_| ()).is_pending());
+    let mut sent = 0;
+    for piece in bytes.chunks(pool::BYTES / 2) {
+        client.write_all(piece).unwrap();
+        sent += piece.len();
+        while untaken(ring, handle) < sent {
+            ring.turn();
+            if !ring.0.borrow().ports[handle.at].reading {
+                return sent;
+            }
+        }
+    }
+    sent
+}
+
+#[test]
+fn a_client_that_sends_on_is_stopped_until_what_came_is_taken() {
+    let _uninstalled_last = Uninstall;
+    let (ring, handle, mut client) = connected();
+    let sent = pattern(256 << 10);
+    let already = send_while_it_reads(&ring, &handle, &mut client, &sent);
+    let stopped_at = untaken(&ring, &handle);
+    let most = port::UNTAKEN_MOST + pool::BYTES;
+    assert!((port::UNTAKEN_MOST..=most).contains(&stopped_at), "{stopped_at}");
+    let rest = sent[already..].to_vec();
+    let sender = std::thread::spawn(move || client.write_all(&rest).unwrap());
+    while !holds_more(&ring.0.borrow().ports[handle.at].stream) {}
+    ring.turn();
+    assert_eq!(untaken(&ring, &handle), stopped_at);
+    let mut came = Vec::new();
+    let cx = Context::from_waker(Waker::noop());
+    while came.len() < sent.len() {
+        if handle.poll_take(&cx, usize::MAX, |bytes| came.extend_from_slice(bytes)).is_pending() {
+            ring.turn();
+        }
+    }
+    sender.join().unwrap();
+    assert!(came == sent);
+}
+
 #[test]
 fn a_connection_at_rest_keeps_a_small_buffer_after_a_large_read() {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
-    let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-    let (stream, _) = listener.accept().unwrap();
     let _uninstalled_last = Uninstall;
-    let ring = Ring::install().unwrap();
-    let watch = Watchdog::new(&Options::default()).add().1;
-    let handle = ring.add(stream, Rc::clone(&watch)).unwrap();
-    let cx = Context::from_waker(Waker::noop());
-    let buffer = || ring.0.borrow().ports[handle.at].input.len();
-    watch.enter(Phase::Body);
-    let bytes = 100 << 10;
-    SockRef::from(&client).set_send_buffer_size(2 * bytes).unwrap();
-    client.write_all(&vec![0; bytes]).unwrap();
-    let mut missing = bytes;
+    let (ring, handle, mut client) = connected();
+    let sent = pattern(32 << 10);
+    assert_eq!(send_while_it_reads(&ring, &handle, &mut client, &sent), sent.len());
+    let buffer = || ring.0.borrow().ports[handle.at].input.capacity();
+    assert!(buffer() >= sent.len());
+    let mut missing = sent.len();
     while missing > 0 {
-        let _ = handle.poll_take(&cx, usize::MAX, |taken| missing -= taken.len());
-        ring.turn();
+        let _ = handle.poll_take(&Context::from_waker(Waker::noop()), 10_000, |taken| missing -= taken.len());
     }
-    assert_eq!(buffer(), 64 << 10);
-    watch.enter(Phase::Idle);
-    assert!(handle.poll_take(&cx, usize::MAX, |_| ()).is_pending());
     assert!(buffer() <= 4 << 10, "{}", buffer());
-    drop(handle);
 }
