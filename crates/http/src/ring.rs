@@ -239,7 +239,7 @@ impl Inner {
             let port = &mut ports[at];
             if what == Operation::Read {
                 port.read_done(&completion, pool, woken);
-                next.extend(port.next_stop(at));
+                next.extend(port.after_read(at));
             } else {
                 port.send_done(completion.result(), woken);
                 next.extend(port.next_send(at));
@@ -256,8 +256,9 @@ impl Inner {
 
     /// Lines an operation up.
     fn push(&mut self, entry: squeue::Entry) {
-        // SAFETY: every entry is made by a `Port`, whose descriptor, and what it sends, stay in it,
-        // unmoved, until the completion has been taken; the pool stays until no port is left.
+        // SAFETY: every entry is made by a `Port`. Its descriptor, and what it sends, stay in it,
+        // unmoved, until the completion has been taken; the pool stays until no port is left. Only
+        // what stops a read may outlive its port, and that has no pointers.
         if unsafe { self.uring.submission().push(&entry) }.is_err() {
             self.waiting.push(entry);
         }

@@ -10,8 +10,8 @@ use io_uring::{cqueue, opcode, squeue, types};
 use super::pool::{self, Pool};
 use crate::watch::Watch;
 
-/// With so many bytes that nobody has taken the kernel is told to stop, in bytes; what it had
-/// received before that comes on top, at most what the pool holds.
+/// With so many bytes that nobody has taken the kernel is told to stop. What it receives before it
+/// hears of that comes on top: at most what the pool holds, and mostly much less.
 pub(super) const UNTAKEN_MOST: usize = 64 << 10;
 /// A buffer that has grown past this is not kept once it is empty: nobody knows how long a
 /// connection rests.
@@ -77,6 +77,7 @@ impl Port {
         // sleep with the eventfd off.
         (self.reader, self.sender) = (None, None);
         self.out.clear();
+        (self.input, self.taken) = (Vec::new(), 0);
         if !self.is_idle() {
             // Fails where the peer is gone already; then both operations end anyhow.
             let _ = self.stream.shutdown(Shutdown::Both);
@@ -89,30 +90,47 @@ impl Port {
         entry.build().user_data(to_user_data(at, Operation::Read))
     }
 
-    /// Something has come, or nothing more will. Copied at once, so that no connection that isn't
-    /// attended to keeps the others' buffers.
+    /// Something has come, or nothing more will. It is copied at once, so that no connection that
+    /// isn't attended to keeps the others' buffers.
     pub(super) fn read_done(&mut self, completion: &cqueue::Entry, pool: &mut Pool, woken: &mut Vec<Waker>) {
-        let result = completion.result();
         self.reading = cqueue::more(completion.flags());
+        let bytes = usize::try_from(completion.result()).unwrap_or(0);
         if let Some(id) = cqueue::buffer_select(completion.flags()) {
             if !self.abandoned {
-                self.input.extend_from_slice(pool.bytes(id, result.max(0) as usize));
+                self.put(pool.bytes(id, bytes));
             }
             pool.give_back(id);
+        } else {
+            debug_assert_eq!(bytes, 0, "the kernel has told of bytes without a buffer");
         }
-        match -result {
+        match -completion.result() {
             0 => self.read_end = Some(Ok(())),
-            // No buffer was free, or it was told to stop: whoever wants more asks again.
-            libc::ENOBUFS | libc::ECANCELED => {}
+            // No buffer was free, or it was told to stop.
+            libc::ENOBUFS | libc::ECANCELED => self.input.shrink_to(INPUT_KEPT),
             error if error > 0 => self.read_end = Some(Err(error)),
             _ => {}
         }
-        woken.extend(self.reader.take());
+        if !self.untaken().is_empty() || self.read_end.is_some() {
+            woken.extend(self.reader.take());
+        }
     }
 
-    /// Tells the kernel to stop receiving, once, where more has come than anybody takes.
-    pub(super) fn next_stop(&mut self, at: usize) -> Option<squeue::Entry> {
-        if !self.reading || self.stopping || self.untaken().len() < UNTAKEN_MOST {
+    fn put(&mut self, bytes: &[u8]) {
+        // A client that always leaves something untaken would have it grow.
+        if self.taken > 0 && self.taken >= self.untaken().len() {
+            self.input.drain(..self.taken);
+            self.taken = 0;
+        }
+        self.input.extend_from_slice(bytes);
+    }
+
+    /// What becomes of receiving after [`read_done`](Self::read_done): begun again, where somebody
+    /// still waits; stopped, where more has come than anybody takes.
+    pub(super) fn after_read(&mut self, at: usize) -> Option<squeue::Entry> {
+        if !self.reading {
+            return self.reader.is_some().then(|| self.next_read(at));
+        }
+        if self.stopping || self.untaken().len() < UNTAKEN_MOST {
             return None;
         }
         self.stopping = true;

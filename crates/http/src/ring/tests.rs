@@ -45,14 +45,18 @@ fn a_connection_that_is_gone_wakes_nobody() {
     drop(client);
 }
 
-/// A connection on a ring, and its client.
+/// A ring, a connection on it, and its client.
 fn connected() -> (Rc<Ring>, Handle, TcpStream) {
+    let ring = Ring::install().unwrap();
+    let (handle, client) = connected_to(&ring);
+    (ring, handle, client)
+}
+
+fn connected_to(ring: &Rc<Ring>) -> (Handle, TcpStream) {
     let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let (stream, _) = listener.accept().unwrap();
-    let ring = Ring::install().unwrap();
-    let handle = ring.add(stream, Watchdog::new(&Options::default()).add().1).unwrap();
-    (ring, handle, client)
+    (ring.add(stream, Watchdog::new(&Options::default()).add().1).unwrap(), client)
 }
 
 /// So many bytes, of which no part is like another of the same length nearby.
@@ -64,29 +68,123 @@ fn untaken(ring: &Ring, handle: &Handle) -> usize {
     ring.0.borrow().ports[handle.at].untaken().len()
 }
 
-#[test]
-fn all_that_comes_is_taken_in_order_though_buffers_run_out() {
-    let _uninstalled_last = Uninstall;
-    let (ring, handle, mut client) = connected();
-    let sent = pattern(1 << 20);
-    let copy = sent.clone();
-    let sender = std::thread::spawn(move || client.write_all(&copy).unwrap());
-    let mut came = Vec::new();
-    let cx = Context::from_waker(Waker::noop());
-    let mut ended = false;
-    while !ended {
+/// A connection that is looked at when its waker says so, and at no other time, like a task.
+struct Reader {
+    handle: Handle,
+    wakes: Arc<Wakes>,
+    seen: usize,
+    came: Vec<u8>,
+    ended: bool,
+}
+
+impl Reader {
+    fn new(handle: Handle) -> Self {
+        let (wakes, came) = (Arc::new(Wakes::default()), Vec::new());
+        let mut reader = Self { handle, wakes, seen: 0, came, ended: false };
+        reader.poll();
+        reader
+    }
+
+    fn poll(&mut self) {
+        let waker = Waker::from(Arc::clone(&self.wakes));
+        let Self { handle, came, ended, .. } = self;
         // Odd pieces, so that a rest stays.
-        let taken = handle.poll_take(&cx, 777, |bytes| {
-            came.extend_from_slice(bytes);
-            ended = bytes.is_empty();
-        });
-        if taken.is_pending() {
-            ring.turn();
+        while !*ended
+            && let Poll::Ready(result) = handle.poll_take(&Context::from_waker(&waker), 777, |bytes| {
+                came.extend_from_slice(bytes);
+                *ended = bytes.is_empty();
+            })
+        {
+            result.unwrap();
         }
     }
-    sender.join().unwrap();
-    assert!(came == sent, "{} bytes of {} came, or in another order", came.len(), sent.len());
-    assert_eq!(ring.0.borrow().ports[handle.at].read_end, Some(Ok(())));
+
+    fn poll_if_woken(&mut self) {
+        let wakes = self.wakes.0.load(Ordering::Relaxed);
+        if wakes > self.seen {
+            self.seen = wakes;
+            self.poll();
+        }
+    }
+}
+
+#[test]
+fn all_that_comes_is_taken_in_order_though_buffers_run_out() {
+    const CONNECTIONS: usize = 12;
+    let _uninstalled_last = Uninstall;
+    let ring = Ring::install().unwrap();
+    let sent = pattern(100 << 10);
+    let (mut readers, mut clients): (Vec<_>, Vec<_>) = (0..CONNECTIONS)
+        .map(|_| {
+            let (handle, client) = connected_to(&ring);
+            (Reader::new(handle), client)
+        })
+        .unzip();
+    ring.turn();
+    // All have something at once, and there are fewer buffers.
+    let (first, rest) = sent.split_at(100);
+    clients.iter_mut().for_each(|client| client.write_all(first).unwrap());
+    let senders: Vec<_> = clients
+        .into_iter()
+        .map(|mut client| {
+            let rest = rest.to_vec();
+            std::thread::spawn(move || client.write_all(&rest).unwrap())
+        })
+        .collect();
+    while readers.iter().any(|reader| !reader.ended) {
+        ring.turn();
+        readers.iter_mut().for_each(Reader::poll_if_woken);
+    }
+    senders.into_iter().for_each(|sender| sender.join().unwrap());
+    for (at, reader) in readers.iter().enumerate() {
+        assert!(
+            reader.came == sent,
+            "connection {at}: {} bytes came, or in another order",
+            reader.came.len()
+        );
+    }
+}
+
+/// What stops a connection's receiving may come late: when the connection is gone, and another has
+/// its place.
+#[test]
+fn a_stop_that_nobody_asked_for_stops_nothing() {
+    let _uninstalled_last = Uninstall;
+    let ring = Ring::install().unwrap();
+    let (handle, mut client) = connected_to(&ring);
+    let mut reader = Reader::new(handle);
+    ring.turn();
+    let stop = port::to_user_data(reader.handle.at, Operation::Stop);
+    let read = port::to_user_data(reader.handle.at, Operation::Read);
+    ring.0.borrow_mut().push(io_uring::opcode::AsyncCancel::new(read).build().user_data(stop));
+    ring.turn();
+    ring.turn();
+    let sent = pattern(3000);
+    client.write_all(&sent).unwrap();
+    while reader.came.len() < sent.len() {
+        ring.turn();
+        reader.poll_if_woken();
+    }
+    assert!(reader.came == sent);
+}
+
+#[test]
+fn what_was_taken_takes_no_memory_though_something_is_always_untaken() {
+    let _uninstalled_last = Uninstall;
+    let (ring, handle, mut client) = connected();
+    let cx = Context::from_waker(Waker::noop());
+    assert!(handle.poll_take(&cx, 1, |_| ()).is_pending());
+    let piece = pool::BYTES / 2;
+    client.write_all(&vec![0; piece]).unwrap();
+    for round in 0..1000 {
+        client.write_all(&vec![0; piece]).unwrap();
+        while untaken(&ring, &handle) < 2 * piece {
+            ring.turn();
+        }
+        assert!(handle.poll_take(&cx, piece, |bytes| assert_eq!(bytes.len(), piece)).is_ready());
+        let capacity = ring.0.borrow().ports[handle.at].input.capacity();
+        assert!(capacity <= 8 * piece, "{capacity} in round {round}");
+    }
 }
 
 /// Sends pieces that the pool has room for, each when the last has come, while the kernel
@@ -112,23 +210,26 @@ fn a_client_that_sends_on_is_stopped_until_what_came_is_taken() {
     let _uninstalled_last = Uninstall;
     let (ring, handle, mut client) = connected();
     let sent = pattern(256 << 10);
-    let already = send_while_it_reads(&ring, &handle, &mut client, &sent);
-    let stopped_at = untaken(&ring, &handle);
-    let most = port::UNTAKEN_MOST + pool::BYTES;
-    assert!((port::UNTAKEN_MOST..=most).contains(&stopped_at), "{stopped_at}");
-    let rest = sent[already..].to_vec();
-    let sender = std::thread::spawn(move || client.write_all(&rest).unwrap());
-    while !holds_more(&ring.0.borrow().ports[handle.at].stream) {}
-    ring.turn();
-    assert_eq!(untaken(&ring, &handle), stopped_at);
     let mut came = Vec::new();
-    let cx = Context::from_waker(Waker::noop());
-    while came.len() < sent.len() {
-        if handle.poll_take(&cx, usize::MAX, |bytes| came.extend_from_slice(bytes)).is_pending() {
-            ring.turn();
+    // Twice, because what was stopped once may be stopped again.
+    for end in [sent.len() / 2, sent.len()] {
+        let already = came.len() + send_while_it_reads(&ring, &handle, &mut client, &sent[came.len()..end]);
+        let stopped_at = untaken(&ring, &handle);
+        let most = port::UNTAKEN_MOST + pool::BYTES;
+        assert!((port::UNTAKEN_MOST..=most).contains(&stopped_at), "{stopped_at}");
+        let (rest, mut sending) = (sent[already..end].to_vec(), client.try_clone().unwrap());
+        let sender = std::thread::spawn(move || sending.write_all(&rest).unwrap());
+        while !holds_more(&ring.0.borrow().ports[handle.at].stream) {}
+        ring.turn();
+        assert_eq!(untaken(&ring, &handle), stopped_at);
+        let cx = Context::from_waker(Waker::noop());
+        while came.len() < end {
+            if handle.poll_take(&cx, usize::MAX, |bytes| came.extend_from_slice(bytes)).is_pending() {
+                ring.turn();
+            }
         }
+        sender.join().unwrap();
     }
-    sender.join().unwrap();
     assert!(came == sent);
 }
 
