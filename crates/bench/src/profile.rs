@@ -92,17 +92,28 @@ pub fn run(options: &Options) -> anyhow::Result<Vec<PathBuf>> {
 }
 
 impl Options {
+    /// Where the server keeps its totals: that may come from the environment as well.
+    fn store(&self, server: &Path) -> Option<String> {
+        let mut print = Command::new(server);
+        let output = print.args(["serve", "--print-config"]).args(&self.server_arguments).output().ok()?;
+        store_in(&String::from_utf8_lossy(&output.stdout))
+    }
+
     /// The server's arguments are not told: there may be a password in them.
     fn what_ran(&self, server: &Path) -> String {
         let machine = machine::describe(Path::new("/var/tmp"), server);
-        let on_postgres = self.server_arguments.iter().any(|argument| argument.contains("postgres"));
+        let store = match self.store(server).as_deref() {
+            Some(url) if url.starts_with("postgres") => "PostgreSQL",
+            Some(_) => "SQLite",
+            None => "an unknown store",
+        };
         format!(
             "\nincrementer {}, commit {}, profile {}, ack durable, on {}; wrk with {} connections and {} keys, \
              watched for {} s; {}, {} cores, Linux {}.\n",
             machine.versions.get("incrementer").map_or("of unknown version", String::as_str),
             machine.commit,
             machine.profile,
-            if on_postgres { "PostgreSQL" } else { "SQLite" },
+            store,
             self.connections,
             self.keys,
             self.seconds,
@@ -119,6 +130,12 @@ fn installed(program: &str, version: &str, package: &str) -> anyhow::Result<()> 
     found
         .map(drop)
         .with_context(|| format!("{program} can't be started; on Debian: apt-get install {package}"))
+}
+
+/// The value of `store` among the settings that a server prints.
+fn store_in(settings: &str) -> Option<String> {
+    let line = settings.lines().find_map(|line| line.strip_prefix("store = \""))?;
+    line.split('"').next().map(str::to_owned)
 }
 
 /// By the clock of each CPU, since virtual machines often have no counters of cycles.
@@ -198,6 +215,14 @@ mod tests {
     fn stack(thread: &str, symbol: &str, in_kernel: bool, period: u64) -> Stack {
         let frames = vec![Frame { symbol: symbol.into(), in_kernel }];
         Stack { thread: thread.into(), period, frames }
+    }
+
+    #[test]
+    fn the_store_is_the_one_that_the_server_says() {
+        let printed =
+            "listen = \"127.0.0.1:3333\" # default\nstore = \"postgres://u:***@h/db\" # INCREMENTER_STORE\n";
+        assert_eq!(store_in(printed).as_deref(), Some("postgres://u:***@h/db"));
+        assert_eq!(store_in("error: unexpected argument"), None);
     }
 
     #[test]

@@ -14,6 +14,7 @@
 
 #[cfg(test)]
 pub(crate) mod faults;
+mod handle;
 mod pool;
 mod port;
 #[cfg(test)]
@@ -22,7 +23,7 @@ mod tests;
 use std::cell::RefCell;
 use std::io;
 use std::mem::ManuallyDrop;
-use std::net::{Shutdown, TcpStream};
+use std::net::TcpStream;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::atomic::{Ordering, fence};
@@ -34,9 +35,9 @@ use slab::Slab;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+pub(crate) use self::handle::Handle;
 use self::pool::Pool;
 use self::port::{Operation, Port, from_user_data};
-use crate::io::holds_more;
 use crate::watch::Watch;
 
 /// How many operations fit between two system calls; more only cost another one. Few in tests, so
@@ -306,109 +307,6 @@ impl Drop for Inner {
     }
 }
 
-/// A connection's socket on the ring.
-pub(crate) struct Handle {
-    ring: Rc<Ring>,
-    at: usize,
-}
-
-impl Handle {
-    pub(crate) fn push(&self, bytes: &[u8]) {
-        self.ring.0.borrow_mut().ports[self.at].out.extend_from_slice(bytes);
-    }
-
-    pub(crate) fn unsent(&self) -> usize {
-        self.ring.0.borrow().ports[self.at].unsent()
-    }
-
-    /// Has what is lined up sent, without waiting for it.
-    #[inline]
-    pub(crate) fn send(&self) -> io::Result<()> {
-        let mut inner = self.ring.0.borrow_mut();
-        let port = &mut inner.ports[self.at];
-        if let Some(error) = port.send_error {
-            return Err(io::Error::from_raw_os_error(error));
-        }
-        if let Some(entry) = port.next_send(self.at) {
-            inner.push(entry);
-        }
-        Ok(())
-    }
-
-    /// Sends what is lined up; ready when the kernel has taken all of it.
-    pub(crate) fn poll_sent(&self, cx: &Context<'_>) -> Poll<io::Result<()>> {
-        self.send()?;
-        let mut inner = self.ring.0.borrow_mut();
-        let port = &mut inner.ports[self.at];
-        if port.unsent() == 0 {
-            return Poll::Ready(Ok(()));
-        }
-        keep(&mut port.sender, cx);
-        Poll::Pending
-    }
-
-    /// Whether something has come that was not taken yet.
-    pub(crate) fn has_more(&self) -> bool {
-        let mut inner = self.ring.0.borrow_mut();
-        // The kernel may have put it into the buffer already.
-        inner.reap();
-        let port = &inner.ports[self.at];
-        !port.untaken().is_empty() || holds_more(&port.stream)
-    }
-
-    /// Says that nothing more will come.
-    pub(crate) fn shutdown(&self) -> io::Result<()> {
-        self.ring.0.borrow().ports[self.at].stream.shutdown(Shutdown::Write)
-    }
-
-    /// Ends the connection both ways, at once.
-    pub(crate) fn sever(&self) {
-        // Fails where the peer is gone already.
-        let _ = self.ring.0.borrow().ports[self.at].stream.shutdown(Shutdown::Both);
-    }
-
-    /// Gives `take` what has come, at most `most` bytes of it; none at the end of the stream.
-    #[inline]
-    pub(crate) fn poll_take(
-        &self,
-        cx: &Context<'_>,
-        most: usize,
-        take: impl FnOnce(&[u8]),
-    ) -> Poll<io::Result<()>> {
-        let mut inner = self.ring.0.borrow_mut();
-        let port = &mut inner.ports[self.at];
-        let untaken = port.untaken();
-        if !untaken.is_empty() {
-            let bytes = untaken.len().min(most);
-            take(&untaken[..bytes]);
-            port.take(bytes);
-            return Poll::Ready(Ok(()));
-        }
-        if let Some(end) = port.read_end {
-            end.map_err(io::Error::from_raw_os_error)?;
-            take(&[]);
-            return Poll::Ready(Ok(()));
-        }
-        keep(&mut port.reader, cx);
-        if !port.reading {
-            let entry = port.next_read(self.at);
-            inner.push(entry);
-        }
-        Poll::Pending
-    }
-}
-
-impl Drop for Handle {
-    fn drop(&mut self) {
-        let mut inner = self.ring.0.borrow_mut();
-        let port = &mut inner.ports[self.at];
-        port.abandon();
-        if port.is_idle() {
-            inner.ports.remove(self.at);
-        }
-    }
-}
-
 fn eventfd() -> io::Result<OwnedFd> {
     // SAFETY: it takes no pointers.
     let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
@@ -417,12 +315,4 @@ fn eventfd() -> io::Result<OwnedFd> {
     }
     // SAFETY: it is new, open, and nobody else's.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-}
-
-/// Keeps the task's waker; mostly it is there already.
-#[inline]
-fn keep(place: &mut Option<Waker>, cx: &Context<'_>) {
-    if !place.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
-        *place = Some(cx.waker().clone());
-    }
 }

@@ -6,6 +6,7 @@ use std::task::Wake;
 
 use super::*;
 use crate::Options;
+use crate::io::holds_more;
 use crate::watch::Watchdog;
 use crate::worker::Uninstall;
 
